@@ -1,0 +1,149 @@
+"""The two contracts of this room.
+
+`BaseEngine` is what a worker hosts: it owns a device and is driven from one thread, by whoever
+hosts it, through `step`. `Worker` is the plane's side of one worker, whatever lies between
+(`inline`: the same process; `process`: a child over ZeroMQ ipc). A worker reports to one `Uplink`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+from sage_llm_ops.types.capabilities import Capabilities
+from sage_llm_ops.types.ids import NodeId, WorkerId
+from sage_llm_ops.types.instances import ExecutionInstance
+from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.wire import EngineEvent, Hello, Stats
+
+
+class BaseEngine(ABC):
+    """An engine inside its worker. All calls come from the host's one thread.
+
+    Construction is cheap and touches no device; `start` loads. After `start` returned,
+    `capabilities` is final. `submit` never blocks and never raises for a node's own fault: that
+    comes back as `Failed`. Every submitted node ends with exactly one `Done` or `Failed`.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def start(self) -> None:
+        """Load the model and be ready to step; raises `EngineStartError`."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Free everything; idempotent; nothing is called afterwards."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What it can do, measured after `start`, not promised."""
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """Version of the engine behind it."""
+
+    @property
+    @abstractmethod
+    def tokenizer_hash(self) -> str:
+        """Identity of the model's tokenizer, equal to `Tokenizer.hash` on the plane's side."""
+
+    @abstractmethod
+    def submit(self, node: PlanNode) -> None:
+        """Take a node. `Accepted` or `Failed` comes out of a later `step`."""
+
+    @abstractmethod
+    def cancel(self, node: NodeId) -> None:
+        """Stop a node: `Done(finish_reason="cancelled")` comes out of a later `step`.
+
+        A node that is unknown, or has ended, is none of our business: no answer.
+        """
+
+    @abstractmethod
+    def step(self) -> list[EngineEvent]:
+        """Advance by one engine step and say what happened, in order. Blocks no longer than a step."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether `step` has anything to do."""
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """How loaded it is now."""
+
+
+class Uplink(Protocol):
+    """Where workers report. Called from the workers' threads; must return quickly, never raise."""
+
+    def on_events(self, worker: WorkerId, incarnation: int, events: Sequence[EngineEvent]) -> None:
+        """Events of one engine step, in order. Those of an earlier incarnation are ignored."""
+
+    def on_stats(self, worker: WorkerId, stats: Stats) -> None:
+        """The worker about itself."""
+
+    def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
+        """It started (again) and takes nodes."""
+
+    def on_down(self, worker: WorkerId, incarnation: int, reason: str) -> None:
+        """It ended without having been told to, or never came up. Once per incarnation; nothing of
+        that incarnation is reported afterwards. `reason` ends with the tail of its log."""
+
+
+class Worker(Protocol):
+    """The plane's side of one worker. Calls may come from any thread."""
+
+    id: WorkerId
+    instance: ExecutionInstance
+    incarnation: int
+    """Counts the starts; 0 before the first."""
+
+    def start(self) -> None:
+        """Begin starting and return at once; the answer is `on_up` or `on_down`. May be called again
+        after `on_down`."""
+
+    def submit(self, node: PlanNode) -> bool:
+        """Hand a node over. False where the worker is down: then nothing of it will be reported."""
+
+    def cancel(self, node: NodeId) -> None:
+        """Ask to stop a node. Nothing happens where the worker is down."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Shut down in order, then by force; no `on_down` follows. Returns when it is gone."""
+
+    def kill(self) -> None:
+        """End it at once, as a fault would (`on_down` follows)."""
+
+    def describe(self) -> dict[str, Any]:
+        """For people: pid, log file, state, incarnation."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back, on the caller's side."""
+
+    hash: str
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, special tokens as the model wants them."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of a whole sequence."""
+
+    def chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """Token ids of a conversation through the model's chat template."""
+
+    def decoder(self, *, skip_special_tokens: bool = True) -> TextDecoder:
+        """A fresh incremental decoder."""
+
+
+class TextDecoder(Protocol):
+    """Turns a growing sequence into text without ever showing half a character."""
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The text that became certain with these tokens."""
+
+    def flush(self) -> str:
+        """What was held back, at the end."""

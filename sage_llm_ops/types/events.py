@@ -1,0 +1,251 @@
+"""What travels the graph.
+
+Events of the first part change an operator's state, so all of them enter by the one source, which
+stamps `seq` and `now`; they can be recorded and read back. Those of the second part are made and
+used up inside one dispatch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
+from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import Request
+
+
+class Event(msgspec.Struct, kw_only=True, gc=False, tag=True):
+    """Base of everything that enters by the source. `seq` and `now` are the source's to set."""
+
+    seq: int = 0
+    now: float = 0.0
+
+
+class Arrive(Event):
+    """A validated request."""
+
+    request: Request
+
+
+class Cancel(Event):
+    """The caller wants no more of it."""
+
+    request: RequestId
+
+
+class NodeAccepted(Event):
+    """The worker took the node; it informs only."""
+
+    node: NodeId
+
+
+class FirstToken(Event):
+    """The attempt's first token reached the caller's stream; it informs only."""
+
+    node: NodeId
+    cached: int = 0
+
+
+class NodeDone(Event):
+    """The engine finished the node. `n_tokens` counts this attempt alone."""
+
+    node: NodeId
+    finish_reason: str
+    n_tokens: int
+    cached: int = 0
+
+
+class NodeFailed(Event):
+    """The node will not finish. `delivered` counts this attempt's tokens that reached the stream."""
+
+    node: NodeId
+    reason: str
+    message: str
+    delivered: int = 0
+
+
+class WorkerUp(Event):
+    """The worker can take nodes (again)."""
+
+    worker: WorkerId
+    model: str
+    slots: int
+    max_model_len: int
+    tasks: tuple[str, ...] = ("generate",)
+
+
+class WorkerDown(Event):
+    """The worker's process ended. `delivered`: tokens per node that reached their streams."""
+
+    worker: WorkerId
+    reason: str
+    delivered: dict[int, int] = {}
+
+
+class WorkerJoin(Event):
+    """The instance is registered: it may serve `model` once it is up."""
+
+    worker: WorkerId
+    model: str
+
+
+class Drain(Event):
+    """Give the worker nothing new. Its running nodes go on."""
+
+    worker: WorkerId
+
+
+class WorkerLeave(Event):
+    """The instance is gone for good; what it still holds fails over."""
+
+    worker: WorkerId
+    reason: str
+    delivered: dict[int, int] = {}
+
+
+class Load(Event):
+    """What a worker says about itself; it informs only."""
+
+    worker: WorkerId
+    running: int
+    waiting: int
+    kv_usage: float
+
+
+class ConfigSet(Event):
+    """Change a live option of one operator, in order with everything else."""
+
+    operator: str
+    option: str
+    value: int | float | str | bool
+
+
+class Timer(Event):
+    """A moment that an operator asked for."""
+
+    kind: str
+    key: str
+
+
+Recorded = (
+    Arrive
+    | Cancel
+    | NodeAccepted
+    | FirstToken
+    | NodeDone
+    | NodeFailed
+    | WorkerJoin
+    | WorkerUp
+    | WorkerDown
+    | Drain
+    | WorkerLeave
+    | Load
+    | ConfigSet
+    | Timer
+)
+
+
+class Job:
+    """One accepted request on its way; from Admit to Outcome the graph holds exactly one."""
+
+    __slots__ = (
+        "attempt",
+        "cached",
+        "cancelled",
+        "deaths",
+        "delivered",
+        "excluded",
+        "first_token",
+        "needs",
+        "node",
+        "placed",
+        "request",
+        "seq",
+        "worker",
+    )
+
+    def __init__(self, request: Request, seq: int) -> None:
+        self.request = request
+        self.seq = seq
+        """Arrival order: kept over retries."""
+        self.needs = (request.model, request.task)
+        """What a worker must offer; requests with the same needs wait for the same capacity."""
+        self.attempt = 0
+        self.delivered = 0
+        """Tokens in the caller's stream, over all attempts."""
+        self.deaths = 0
+        self.excluded: tuple[WorkerId, ...] = ()
+        """Workers that failed it; avoided while there is another."""
+        self.node: NodeId | None = None
+        """The running attempt, None while it waits."""
+        self.worker: WorkerId | None = None
+        self.placed: float | None = None
+        self.first_token: float | None = None
+        self.cached = 0
+        self.cancelled = ""
+        """Error code of a stop that was asked for and is not acknowledged yet."""
+
+
+class Inner(msgspec.Struct, gc=False):
+    """Base of what lives within one dispatch; `seq` and `now` are those of the event it came from."""
+
+    seq: int
+    now: float
+    job: Job
+
+
+class Offer(Inner):
+    """The best pending request, looking for a place. At most one exists at a time."""
+
+    hits: dict[WorkerId, int] | None = None
+    """Reusable prompt tokens per worker; None where nobody knows."""
+    kinds: tuple[str, ...] = ()
+    """The plan's node kinds, in order."""
+    split_reason: str = ""
+
+
+class Placed(Inner):
+    """Room was found and is reserved under the node's id."""
+
+    node: PlanNode
+    nodes: tuple[PlanNode, ...] = ()
+
+
+class NoRoom(Inner):
+    """No worker has room for these needs until the fleet's capacity epoch moves beyond `epoch`."""
+
+    epoch: int
+
+
+class NodeReady(Inner):
+    """The node's inputs are there: execute it."""
+
+    node: PlanNode
+
+
+class NodeCancel(Inner):
+    """Tell the worker to stop the node."""
+
+    node: NodeId
+    worker: WorkerId
+
+
+class Retry(Inner):
+    """Another attempt, at its original place in the order."""
+
+
+class Outcome(Inner):
+    """The one end of a request. `code` is empty when it completed."""
+
+    code: str = ""
+    message: str = ""
+    finish_reason: str = ""
+
+
+class Broken(Inner):
+    """An operator raised on this request: Schedule frees what it holds and ends it by name."""
+
+    operator: str = ""
+    error: Any = None

@@ -1,0 +1,1 @@
+"""Shipped fakes: the seams that tests use, ours and yours."""

@@ -136,7 +136,7 @@ class Child:
         self._directory = _private_directory()
         up, down = (f"ipc://{self._directory}/{name}" for name in ("u", "d"))
         self.socket = context.socket(zmq.PULL)
-        sender = context.socket(zmq.PUSH)
+        sender = self._down = context.socket(zmq.PUSH)  # nobody sends before there is a process
         for link in (self.socket, sender):
             link.set_hwm(0)  # engines/host.py says why
             link.linger = 0
@@ -162,7 +162,7 @@ class Child:
             start_new_session=True,  # one group to signal, and Ctrl-C in a terminal reaches us alone
         )
         with self._lock:
-            self._process, self._down = process, sender
+            self._process = process
         self.pid = process.pid
         self.pidfd = os.pidfd_open(process.pid)
         assert process.stdin is not None

@@ -285,4 +285,8 @@ def _rss_mb() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything of ours is closed; an ordinary exit spends seconds tearing torch down.
+    os._exit(code)

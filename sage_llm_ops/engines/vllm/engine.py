@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from sage_llm_ops.engines.base import BaseEngine, Tokenizer
 from sage_llm_ops.engines.options import parse_options
 from sage_llm_ops.engines.tokens import unpack
-from sage_llm_ops.engines.vllm.core import REJECTIONS, Core
+from sage_llm_ops.engines.vllm.core import Core
 from sage_llm_ops.engines.vllm.nodes import NodeTable, rejected
 from sage_llm_ops.engines.vllm.options import VllmOptions, complete
 from sage_llm_ops.engines.vllm.sampling import FIELDS, to_vllm
@@ -136,7 +136,7 @@ class VllmEngine(BaseEngine):
         key = self._nodes.add(node)
         try:
             core.add(key, ids, self._params(node), pooling=node.task == "embed")
-        except REJECTIONS as error:
+        except Exception as error:
             self._nodes.drop(node.id)
             self._out.append(rejected(node, error))
             return

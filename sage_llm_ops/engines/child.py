@@ -44,9 +44,7 @@ def child_environment(base: dict[str, str], extra: dict[str, str]) -> dict[str, 
         VLLM_LOGGING_LEVEL=base.get("VLLM_LOGGING_LEVEL", "WARNING"),
     )
     root = str(Path(sage_llm_ops.__file__).parent.parent)
-    env["PYTHONPATH"] = os.pathsep.join(
-        part for part in (root, base.get("PYTHONPATH", "")) if part
-    )
+    env["PYTHONPATH"] = os.pathsep.join(part for part in (root, base.get("PYTHONPATH", "")) if part)
     env.update(extra)
     return env
 
@@ -88,6 +86,10 @@ class Child:
         """Guards `_down`, which any thread may write to, and `_process` against reuse of its pid."""
 
     # any thread
+
+    def unwanted(self) -> bool:
+        """Whether somebody asked for its end."""
+        return self.stopping or bool(self.reason)
 
     def send(self, messages: Sequence[Down]) -> bool:
         """False where there is nobody to read it."""
@@ -145,13 +147,18 @@ class Child:
         self.socket.bind(up)
         sender.bind(down)
         if self.log_path is None:
-            self._log = tempfile.TemporaryFile()
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         else:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            self._log = open(self.log_path, "a+b")
+            self._log = open(self.log_path, "a+b")  # noqa: SIM115
             self._log_start = os.fstat(self._log.fileno()).st_size
         spec = msgspec.structs.replace(
-            self._spec, protocol=PROTOCOL, parent=os.getpid(), directory=self._directory, up=up, down=down
+            self._spec,
+            protocol=PROTOCOL,
+            parent=os.getpid(),
+            directory=self._directory,
+            up=up,
+            down=down,
         )
         process = subprocess.Popen(
             self._entry,

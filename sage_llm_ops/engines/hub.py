@@ -95,7 +95,7 @@ class Hub:
         try:
             while True:
                 with self._lock:
-                    fresh = list(self._calls)
+                    fresh: list[tuple[Child, Owner]] = list(self._calls)
                     self._calls.clear()
                     if not fresh and not loop.children:
                         # Under the lock: whoever adds next finds no thread and starts one.
@@ -127,7 +127,7 @@ class _Loop:
 
     def open(self, child: Child, owner: Owner) -> None:
         self.children[child] = (owner, time.monotonic() + owner.start_timeout_s)
-        if child.stopping or child.reason:
+        if child.unwanted():
             self._end(child, child.reason)
             return
         try:
@@ -137,7 +137,7 @@ class _Loop:
             return
         self._poller.register(child.socket, zmq.POLLIN)
         self._poller.register(child.pidfd, zmq.POLLIN)
-        if child.stopping or child.reason:  # told so while it was being spawned
+        if child.unwanted():  # told so while it was being spawned
             child.signal(signal.SIGKILL)
 
     def turn(self) -> None:
@@ -161,7 +161,9 @@ class _Loop:
             self._end(child, reason)
 
     def _patience_ms(self) -> int | None:
-        starting = [at for child, (_, at) in self.children.items() if not (child.up or child.reason)]
+        starting = [
+            at for child, (_, at) in self.children.items() if not (child.up or child.reason)
+        ]
         if not starting:
             return None
         return max(0, int((min(starting) - time.monotonic()) * 1000) + 1)

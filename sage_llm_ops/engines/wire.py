@@ -98,4 +98,6 @@ def _why(sender: str, frame: bytes, error: Exception) -> str:
         if isinstance(message, dict) and message.get("protocol", PROTOCOL) != PROTOCOL:
             return _protocol_refusal(message["protocol"])
     start = frame[:16].hex(" ")
-    return f"frame of {len(frame)} bytes from the {sender} does not decode: {error} (starts {start})"
+    return (
+        f"frame of {len(frame)} bytes from the {sender} does not decode: {error} (starts {start})"
+    )

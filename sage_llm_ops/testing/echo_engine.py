@@ -71,6 +71,10 @@ class EchoEngine(BaseEngine):
         self._nodes.clear()
 
     @property
+    def spawns(self) -> bool:
+        return bool(self._options.fork)
+
+    @property
     def capabilities(self) -> Capabilities:
         return Capabilities(max_num_seqs=self._options.max_num_seqs, max_model_len=4096)
 

@@ -35,7 +35,9 @@ def make(uplink: RecordingUplink, runtime: Path) -> Iterator[MakeWorker]:
     """Builds workers over the echo engine, and ends those that a test left running."""
     made: list[ProcessWorker] = []
 
-    def build(name: str = "w", *, options: dict[str, Any] | None = None, **more: Any) -> ProcessWorker:
+    def build(
+        name: str = "w", *, options: dict[str, Any] | None = None, **more: Any
+    ) -> ProcessWorker:
         instance = ExecutionInstance(name, model_name=more.pop("model_name", ""))
         worker = ProcessWorker(
             instance, uplink, **{"engine": ECHO, "options": options or {}, **more}

@@ -2,16 +2,19 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sage_llm_ops.engines.child import child_environment
 from sage_llm_ops.engines.host import EXIT_ENGINE
 from sage_llm_ops.engines.hub import Hub
+from sage_llm_ops.engines.process import ProcessWorker
 from sage_llm_ops.engines.tokens import pack
 from sage_llm_ops.testing.echo_engine import echo_token
 from sage_llm_ops.testing.uplinks import RecordingUplink
@@ -21,7 +24,7 @@ from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.wire import Accepted, Done, Failed, Tokens
 
-from .conftest import MakeWorker, gone  # type: ignore[import-not-found]
+from .conftest import MakeWorker, gone
 
 
 def node(number: int, n: int = 4, *, prompt: tuple[int, ...] = (5, 6), offset: int = 0) -> PlanNode:
@@ -377,9 +380,9 @@ from sage_llm_ops.testing.echo_engine import ECHO
 from sage_llm_ops.testing.uplinks import RecordingUplink
 from sage_llm_ops.types.instances import ExecutionInstance
 uplink = RecordingUplink()
-worker = ProcessWorker(ExecutionInstance("w"), uplink, engine=ECHO, options={"start_s": START})
+worker = ProcessWorker(ExecutionInstance("w"), uplink, engine=ECHO, options=OPTIONS)
 worker.start()
-if START:
+if OPTIONS.get("start_s"):
     while not worker.describe()["pid"]:
         threading.Event().wait(0.001)
     pid = worker.describe()["pid"]
@@ -390,15 +393,16 @@ threading.Event().wait()
 """
 
 
-@pytest.mark.parametrize("start_s", [0, 60])
+@pytest.mark.parametrize("options", [{}, {"start_s": 60.0}, {"fork": "GRANDCHILD"}])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_does_not_outlive_its_plane(
-    runtime: Path, start_s: int, number: signal.Signals
+    runtime: Path, tmp_path: Path, options: dict[str, Any], number: signal.Signals
 ) -> None:
-    import subprocess
-
+    """Nor does what its engine started."""
+    file = tmp_path / "grandchild"
+    code = PARENT.replace("OPTIONS", repr(options)).replace("GRANDCHILD", str(file))
     plane = subprocess.Popen(
-        [sys.executable, "-c", PARENT.replace("START", str(start_s))],
+        [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         env=child_environment(dict(os.environ), {}),
     )
@@ -407,21 +411,34 @@ def test_a_worker_does_not_outlive_its_plane(
         pid = int(plane.stdout.readline())
         plane.send_signal(number)
     assert gone(pid), "the worker outlived its plane"
+    if options.get("fork"):
+        assert gone(int(file.read_text())), "what the engine started outlived the plane"
     deadline = time.monotonic() + 5
     while list(runtime.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.01)  # the dying child removes it
     assert list(runtime.iterdir()) == []
 
 
-def _wait_pid(worker) -> int:  # type: ignore[no-untyped-def]
+def test_killing_the_guard_first_changes_nothing_for_the_worker(
+    make: MakeWorker, uplink: RecordingUplink, tmp_path: Path
+) -> None:
+    worker = make(options={"fork": str(tmp_path / "grandchild")})
+    worker.start()
+    pid = uplink.wait_up("w").pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    names = {int(each): Path(f"/proc/{each}/comm").read_text().strip() for each in children}
+    os.kill(next(each for each, name in names.items() if name == "sllo-guard"), signal.SIGKILL)
+    worker.submit(node(1))
+    assert isinstance(uplink.wait_end(1), Done)
+
+
+def _wait_pid(worker: ProcessWorker) -> int:
     while not (pid := worker.describe()["pid"]):
         threading.Event().wait(0.001)
     return int(pid)
 
 
-def _wait_down(worker) -> None:  # type: ignore[no-untyped-def]
+def _wait_down(worker: ProcessWorker) -> None:
     child = worker._child
     if child is not None:
         assert child.gone.wait(5)
-
-

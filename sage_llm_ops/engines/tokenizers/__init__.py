@@ -14,9 +14,7 @@ __all__ = ["ByteTokenizer", "tokenizer_for"]
 KINDS = ("bytes", "hf")
 
 
-def tokenizer_for(
-    engine: str, model: str, options: Mapping[str, Any] | None = None
-) -> Tokenizer:
+def tokenizer_for(engine: str, model: str, options: Mapping[str, Any] | None = None) -> Tokenizer:
     """The tokenizer an engine uses for a model.
 
     `options` are the instance's: `tokenizer` names another directory or hub model, `model` where

@@ -34,7 +34,9 @@ class AsyncCore:
         self._load = Load(0, 0, 0.0)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-async", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="vllm-async", daemon=True
+        )
         self._thread.start()
         self._wait(self._start())
 

@@ -9,9 +9,7 @@ def is_refusal(error: Exception) -> bool:
     """Whether the request is at fault. vLLM raises Python's own errors and, in newer versions, its
     `VLLMClientError` tree, which is none of them."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(
-        names & {"ValueError", "TypeError", "NotImplementedError", "VLLMClientError"}
-    )
+    return bool(names & {"ValueError", "TypeError", "NotImplementedError", "VLLMClientError"})
 
 
 class Rejected(NamedTuple):

@@ -11,7 +11,7 @@ from sage_llm_ops.engines.vllm.core import Core
 from sage_llm_ops.engines.vllm.nodes import NodeTable, rejected
 from sage_llm_ops.engines.vllm.options import VllmOptions, complete
 from sage_llm_ops.engines.vllm.sampling import FIELDS, to_vllm
-from sage_llm_ops.engines.vllm.versions import check_version
+from sage_llm_ops.engines.vllm.versions import check_version, is_cpu_build
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import EngineStartError, IntegrityError
 from sage_llm_ops.types.ids import NodeId
@@ -39,9 +39,7 @@ class VllmEngine(BaseEngine):
         self._tokenizer: Tokenizer | None = None
 
     @staticmethod
-    def complete_options(
-        instance: ExecutionInstance, options: dict[str, Any]
-    ) -> dict[str, Any]:
+    def complete_options(instance: ExecutionInstance, options: dict[str, Any]) -> dict[str, Any]:
         """Used by the registry."""
         return complete(instance, options)
 
@@ -102,6 +100,15 @@ class VllmEngine(BaseEngine):
     @property
     def _tokenizer_source(self) -> str:
         return self._options.tokenizer or self._options.model
+
+    @property
+    def spawns(self) -> bool:
+        ranks = (
+            self._options.tensor_parallel_size
+            * self._options.pipeline_parallel_size
+            * self._options.data_parallel_size
+        )
+        return ranks > 1 or self._options.core_on(cpu=is_cpu_build()) != "inproc"
 
     @property
     def capabilities(self) -> Capabilities:

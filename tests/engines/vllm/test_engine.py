@@ -5,9 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("vllm")
-pytestmark = [pytest.mark.vllm, pytest.mark.slow]
-
 from sage_llm_ops.engines.base import BaseEngine
 from sage_llm_ops.engines.registry import make_engine
 from sage_llm_ops.engines.tokenizers import tokenizer_for
@@ -18,6 +15,9 @@ from sage_llm_ops.types.ids import NodeId, RequestId
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Tokens
+
+pytest.importorskip("vllm")
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 for name, value in (
     ("OMP_NUM_THREADS", "1"),
@@ -122,7 +122,9 @@ def test_a_continued_attempt_is_exact(engine: BaseEngine) -> None:
 
 def test_greedy_output_wanders(engine: BaseEngine) -> None:
     """Else every test that compares tokens would compare nothing."""
-    out = ids(run(engine, node(310, prompt(9), SamplingParams(max_tokens=100, temperature=0.0)))[310])
+    out = ids(
+        run(engine, node(310, prompt(9), SamplingParams(max_tokens=100, temperature=0.0)))[310]
+    )
     assert len(out) == 100 and len(set(out)) > 50 and EOS not in out
 
 
@@ -130,7 +132,10 @@ def test_sampling_parameters_reach_it(engine: BaseEngine) -> None:
     seeded = SamplingParams(max_tokens=8, temperature=1.0, seed=5)
     other = SamplingParams(max_tokens=8, temperature=1.0, seed=6)
     events = run(
-        engine, node(400, prompt(4), seeded), node(401, prompt(4), seeded), node(402, prompt(4), other)
+        engine,
+        node(400, prompt(4), seeded),
+        node(401, prompt(4), seeded),
+        node(402, prompt(4), other),
     )
     assert ids(events[400]) == ids(events[401]) != ids(events[402])
     greedy = ids(run(engine, node(403, prompt(4)))[403])
@@ -143,7 +148,9 @@ def test_sampling_parameters_reach_it(engine: BaseEngine) -> None:
 def test_stop_strings(engine: BaseEngine) -> None:
     text = engine.generate(prompt(4), GREEDY).text
     word = text[4:6]
-    result = engine.generate(prompt(4), SamplingParams(max_tokens=12, temperature=0.0, stop=(word,)))
+    result = engine.generate(
+        prompt(4), SamplingParams(max_tokens=12, temperature=0.0, stop=(word,))
+    )
     assert result.finish_reason == "stop"
     assert word in result.text and len(result.token_ids) < 12
 
@@ -163,7 +170,9 @@ def test_cancel(engine: BaseEngine) -> None:
     ends = [event for event in events if isinstance(event, Done) and event.node == 500]
     assert len(ends) == 1 and ends[0].finish_reason == "cancelled"
     assert ends[0].n_tokens == len(ids([event for event in events if event.node == 500]))
-    assert [event for event in events if event.node == 501][-1] == Done(NodeId(501), "length", 20, 12)
+    assert [event for event in events if event.node == 501][-1] == Done(
+        NodeId(501), "length", 20, 12
+    )
     assert engine.stats().kv_usage == 0.0, "the cancelled node keeps its blocks"
 
 

@@ -31,7 +31,7 @@ check: bootstrap ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 test: check ## check, then pytest (ARGS="tests/types -k name")
 	@$(BIN)/python -m pytest $(ARGS)

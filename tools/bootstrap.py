@@ -1,7 +1,7 @@
-"""Makes `.venv` what the lock says: once in full, afterwards in no time. Run by every target of the Makefile.
+"""Makes `.venv` what the lock says: once in full, afterwards in no time. Every `make` runs it first.
 
-Interruptible at any moment (tools/stamp.py says why), safe against a second `make` (one lock file), free of guesses: the lock
-is installed without resolving.
+Interruptible at any moment (tools/stamp.py says why), safe against a second `make` (one lock file),
+free of guesses: the lock is installed without resolving.
 """
 
 import sys
@@ -16,7 +16,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 from typing import IO, Any, Dict, List, NoReturn, Optional, Tuple
 
 import interpreter
@@ -31,8 +30,11 @@ UV = "uv==0.13.8"  # --excludes and `pip sync` as used here; raise it together w
 ROOT = preflight.ROOT
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-LOG = ROOT / ".venv-bootstrap.log"  # outside .venv, which may be removed; it is the lock file as well
+# Outside .venv, which may be removed. It is the lock file as well.
+LOG = ROOT / ".venv-bootstrap.log"
 TAIL_LINES = 20
+MISLEADING = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PROJECT", "UV_PYTHON", "PIP_TARGET")
+UNREACHED = ("dns error", "timed out", "connection", "error sending request", "max retries")
 
 
 class Refused(Exception):
@@ -46,8 +48,10 @@ def main() -> int:
             signal.signal(signal.SIGTERM, _interrupt)
             with open(str(LOG), "a+b") as log:
                 _exclusive(log)
-                done = stamp.current(ROOT, VENV, os.environ) or install(log)
-        if done.note:
+                done = stamp.current(ROOT, VENV, os.environ)
+                if done is None:
+                    install(log)
+        if done is not None and done.note:
             print(done.note, flush=True)
         return 0
     except KeyboardInterrupt:
@@ -69,8 +73,10 @@ def _interrupt(*_: Any) -> NoReturn:
 
 def _exclusive(log: IO[bytes]) -> None:
     """Held until this process and its children are gone; a dead holder leaves nothing behind."""
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:  # Windows: the preflight refuses it, with a way out
+        return
     try:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -79,23 +85,23 @@ def _exclusive(log: IO[bytes]) -> None:
     log.truncate(0)
 
 
-def install(log: IO[bytes]) -> stamp.Stamp:
+def install(log: IO[bytes]) -> None:
     start = time.monotonic()
     old = stamp.read(VENV)
     choice, python = _preflight(start, old)
     phases = Phases(log, ROOT)
     reason = unfit(old, python)
+    asked = os.environ.get("PYTHON") or (old.asked if old and not reason else "")
+    # Taken before the install: what changes while it runs has to be seen by the next run.
+    key = stamp.key(ROOT, choice.build.name, os.environ, asked)
     stamp.remove(VENV)
     env = clean_env()
     if reason:
         _make_venv(phases, python, reason, env)
     _install_packages(phases, choice, env)
-    asked = os.environ.get("PYTHON") or (old.asked if old and not reason else "")
-    key = stamp.key(ROOT, choice.build.name, os.environ, asked)
     done = stamp.Stamp(key, choice.build.name, python.dotted, str(ROOT), asked, choice.note)
     stamp.write(VENV, done)
     phases.done("ready: .venv", start, size_of(VENV))
-    return done
 
 
 def _preflight(
@@ -108,6 +114,8 @@ def _preflight(
     faults = [line for check in found if not check.ok for line in check.lines()]
     if python is None or faults:
         raise Refused("\n".join(faults))
+    if choice.note:
+        print(choice.note, flush=True)
     title = "preflight: Python %s, engine=%s" % (python.dotted, choice.build.engine)
     print("%s, %.1f s" % (title, time.monotonic() - start), flush=True)
     return choice, python
@@ -157,14 +165,14 @@ def _install_packages(phases: Phases, choice: Choice, env: Dict[str, str]) -> No
         except PhaseFailed as failure:
             if backend is backends[-1] or "torch" not in failure.output:
                 raise
-            print("torch's CPU build is not among pip's or uv's sources; asking PyTorch's own index")
+            print("torch's CPU build is not in pip's or uv's sources; asking PyTorch's index")
     project = ["install", *common, "--no-deps", "--no-build-isolation", "--editable", "."]
     phases.run("install sage-llm-ops", [*uv, *project], uv_env)
     phases.run("import sage_llm_ops", [str(PYTHON), "-c", "import sage_llm_ops"], env)
 
 
 def torch_backends(choice: Choice, own_sources: bool) -> "List[List[str]]":
-    """Which uv flags to try in turn: the user's own sources first, as they may be all that can be reached."""
+    """Which uv flags to try in turn: the user's own sources first, they may be all that is reachable."""
     if not choice.build.torch_cpu:
         return [[]]
     index = ["--torch-backend", "cpu"]
@@ -173,8 +181,7 @@ def torch_backends(choice: Choice, own_sources: bool) -> "List[List[str]]":
 
 def clean_env() -> "Dict[str, str]":
     """The user's environment without what would lead pip or uv to another environment."""
-    drop = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PROJECT", "UV_PYTHON", "PIP_REQUIRE_VIRTUALENV")
-    env = {name: value for name, value in os.environ.items() if name not in drop}
+    env = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     env["UV_NO_PROGRESS"] = "1"
     return env
 
@@ -184,15 +191,15 @@ def next_step(output: str) -> str:
     sim = "or go on without vLLM: SAGE_LLM_OPS_BUILD=sim make demo"
     if "no space left" in text or "os error 28" in text:
         return "free disk space (pip cache purge; make clean), then run it again"
-    if any(word in text for word in ("dns error", "timed out", "connect", "retrying", "max retries")):
+    if "torch==" in text or "/torch/" in text:
+        return (
+            "torch's CPU build for this Python is in no source that was reached. Another Python "
+            "(PYTHON=python3.11 make), or `pip config set global.find-links FOLDER`, %s" % sim
+        )
+    if any(word in text for word in UNREACHED):
         return (
             "no package index was reached. Behind a mirror: `pip config set global.index-url URL` "
             "(uv is told of it); then run it again"
-        )
-    if "torch==" in text:
-        return (
-            "torch's CPU build for this Python is in none of the sources. Another Python "
-            "(PYTHON=python3.11 make), or `pip config set global.find-links FOLDER`, %s" % sim
         )
     return "run it again: it starts over from what is already downloaded; %s" % sim
 

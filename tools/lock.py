@@ -1,4 +1,4 @@
-"""Compiles the lock files: `make lock`, or `make lock UPGRADE=1` to move the pins as far as the bounds allow."""
+"""Compiles the lock files: `make lock`, or `make lock UPGRADE=1` for the newest that the bounds allow."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from interpreter import OLDEST
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
 # %s: made by `make lock`, not by hand.
-# One file for Python %s and every platform of this build (uv's universal resolution), so that a fault seen on one
-# Python is looked for among the same versions on another; where no single version serves all, markers choose.
+# One file for Python %s and every platform of this build (uv's universal resolution), so that a
+# fault seen on one Python is looked for among the same versions on another; where no single version
+# serves all, markers choose.
 """
 PIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*==[^\s@/]+( ; .*)?$")
 COMMENT = re.compile(r"^\s*#")
@@ -38,7 +39,7 @@ def compile_lock(build: Build, uv: str, settings: pip_settings.UvSettings, extra
 
 
 def foreign_lines(text: str) -> list[str]:
-    """Lines that are neither a pin nor a comment (an index, a path, an address), or comments that hold one."""
+    """Lines that are neither pin nor comment (an index, a path, an address), and comments that hold one."""
     bad = []
     for line in text.splitlines():
         ok = COMMENT.match(line) or PIN.match(line.split("  #")[0].rstrip())

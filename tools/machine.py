@@ -54,7 +54,7 @@ def _glibc() -> tuple[int, int]:
 
 
 def memory_available(meminfo: Path, cgroup: Path) -> int | None:
-    """The smaller of what the kernel and a container's limit leave; the host's figure alone lies in a container."""
+    """The smaller of what the kernel and a container's limit leave: inside one, /proc shows the host's."""
     free = None
     for line in _text(meminfo).splitlines():
         if line.startswith("MemAvailable:"):
@@ -99,7 +99,11 @@ def _gpu() -> str:
         return ""
     try:
         out = subprocess.run(
-            ["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10
+            ["nvidia-smi", "-L"],
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -1,4 +1,4 @@
-"""Runs the phases of the install one after the other, shows their time and size, keeps their output in a log."""
+"""Runs the phases of the install in turn, shows their time and size, keeps their output in a log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PhaseFailed(Exception):
 
 
 class Phases:
-    """`log` is the open lock file of the bootstrap: children inherit it, so that the lock outlives a killed parent."""
+    """`log` is the bootstrap's open lock file: children inherit it, so the lock outlives a killed parent."""
 
     def __init__(self, log: IO[bytes], folder: Path) -> None:
         self._log = log
@@ -57,9 +57,7 @@ class Phases:
             pass_fds=(self._log.fileno(),),
         )
 
-    def _wait(
-        self, child: subprocess.Popen[bytes], title: str, start: float, free: int
-    ) -> int:
+    def _wait(self, child: subprocess.Popen[bytes], title: str, start: float, free: int) -> int:
         try:
             while True:
                 try:

@@ -1,7 +1,8 @@
 """pip's settings, handed to uv.
 
-uv reads its own settings and not pip's. A machine behind a mirror, or with a folder of wheels, usually has only pip told of
-it; so what pip knows is passed on. What uv was told itself (a UV_ variable) wins.
+uv reads its own settings and not pip's. On a machine behind a mirror, or with a folder of wheels,
+usually only pip was told of it; so what pip knows is passed on. What uv was told itself (a UV_
+variable) wins.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Iterable, Mapping
 
 # From weakest to strongest, as pip reads them.
 SECTIONS = ("global", "install", ":env:")
-# pip's option -> the uv variables that mean the same (the first is the one we set), and how uv separates values.
-# Variables rather than flags: an index address may hold a password, and arguments can be read by every user.
+# pip's option -> the uv variables that mean the same (we set the first), and how uv separates values.
+# Variables rather than flags: an index address may hold a password, and every user can read arguments.
 FORWARDED = {
     "index-url": (("UV_DEFAULT_INDEX", "UV_INDEX_URL"), ""),
     "extra-index-url": (("UV_EXTRA_INDEX_URL", "UV_INDEX"), " "),
@@ -26,6 +27,7 @@ FORWARDED = {
     "default-timeout": (("UV_HTTP_TIMEOUT",), ""),
     "timeout": (("UV_HTTP_TIMEOUT",), ""),
 }
+SOURCES = ("index-url", "extra-index-url", "find-links")
 
 
 @dataclass
@@ -41,6 +43,7 @@ def read(python: str, env: Mapping[str, str]) -> dict[str, str]:
     try:
         out = subprocess.run(
             [python, "-m", "pip", "config", "list"],
+            check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=dict(env),
@@ -80,10 +83,10 @@ def forward(pip: Mapping[str, str], env: Mapping[str, str]) -> UvSettings:
     if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
         uv.flags.append("--no-index")
     if "UV_EXTRA_INDEX_URL" in uv.env and not env.get("UV_INDEX_STRATEGY"):
-        # pip merges all its indexes. uv by default looks no further than the first that knows a package's name.
+        # pip merges all its indexes; uv looks no further than the first that knows a package's name.
         uv.env["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     both = {**env, **uv.env}
-    sources = [n for option in ("index-url", "extra-index-url", "find-links") for n in FORWARDED[option][0]]
+    sources = [name for option in SOURCES for name in FORWARDED[option][0]]
     uv.own_sources = any(both.get(name) for name in [*sources, "UV_TORCH_BACKEND"])
     return uv
 

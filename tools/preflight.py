@@ -77,8 +77,9 @@ def check_python(machine: Machine, python: Interpreter | None, seen: list[Interp
     value = ", ".join(_describe(one) for one in seen) or "none found"
     half = next((one for one in seen if one.in_range), None)
     if half is not None:
-        fix = "sudo apt-get install python%d.%d-venv (or your system's package of it)" % (
-            half.version[:2]
+        fix = (
+            "sudo apt-get install python%d.%d-venv (or your system's package of it)"
+            % (half.version[:2])
         )
     elif machine.system == "Darwin":
         fix = "brew install python@3.12"

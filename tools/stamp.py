@@ -1,7 +1,7 @@
 """The proof that an install was finished: written last, removed before anything is changed.
 
-So `.venv` with a stamp is whole, and `.venv` without one (made by hand, or interrupted) is rebuilt. Repairing it in place was
-refused: after an interrupt a package can look installed to its tools and lack files.
+So `.venv` with a stamp is whole, and `.venv` without one (made by hand, or interrupted) is rebuilt.
+Repairing it in place was refused: after an interrupt a package can look installed and lack files.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Stamp:
     python: str
     # The folder: scripts in an environment hold absolute paths, so a moved one has to be rebuilt.
     root: str
-    # $PYTHON when it was made. Kept when a later run sets none: which Python it is does not flip between two runs.
+    # $PYTHON when it was made. Kept when a later run sets none: the Python must not flip between runs.
     asked: str
     # The first line that every `make` prints where vLLM is not served, and why.
     note: str
 
 
 def key(root: Path, build: str, env: Mapping[str, str], asked: str) -> str:
-    """Everything that decides what is installed. An unreadable file raises: there is nothing to install then."""
+    """Everything that decides what is installed. An unreadable file raises OSError."""
     digest = hashlib.sha256()
     for name in (BUILDS[build].lock, "pyproject.toml"):
         digest.update((root / name).read_bytes())

@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 from typing import IO, Any, Dict, List, NoReturn, Optional, Tuple
 
 import interpreter
@@ -90,7 +91,7 @@ def install(log: IO[bytes]) -> None:
     old = stamp.read(VENV)
     choice, python = _preflight(start, old)
     phases = Phases(log, ROOT)
-    reason = unfit(old, python)
+    reason = unfit(ROOT, old, python)
     asked = os.environ.get("PYTHON") or (old.asked if old and not reason else "")
     # Taken before the install: what changes while it runs has to be seen by the next run.
     key = stamp.key(ROOT, choice.build.name, os.environ, asked)
@@ -121,17 +122,18 @@ def _preflight(
     return choice, python
 
 
-def unfit(old: Optional[stamp.Stamp], python: interpreter.Interpreter) -> str:
+def unfit(root: Path, old: Optional[stamp.Stamp], python: interpreter.Interpreter) -> str:
     """Why `.venv` has to be made anew; empty if it only has to be brought up to date."""
-    if not VENV.exists():
+    venv = root / ".venv"
+    if not venv.exists():
         return "none yet"
     if old is None:
         return "no finished install in it"
-    if old.root != str(ROOT):
+    if old.root != str(root):
         return "it was made for %s" % old.root
     if old.python.split(".")[:2] != python.dotted.split(".")[:2]:
         return "it was made with Python %s" % old.python
-    return "" if interpreter.probe(str(PYTHON)) else "its Python does not start"
+    return "" if interpreter.probe(str(venv / "bin" / "python")) else "its Python does not start"
 
 
 def _make_venv(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 CHOICE = "SAGE_LLM_OPS_BUILD"
 VLLM_MACHINES = ("x86_64", "aarch64")
-VLLM_GLIBC = (2, 28)
+VLLM_GLIBC = (2, 31)  # of all the pins, llguidance has the newest wheel: manylinux_2_31
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def choose(machine: Machine, env: Mapping[str, str]) -> Choice:
 
 
 def why_no_vllm(machine: Machine) -> str:
-    """Empty where the released vLLM wheels install: manylinux_2_28 for x86_64 and aarch64."""
+    """Empty where the released vLLM wheels and what they need install: Linux on x86_64 and aarch64."""
     if machine.system != "Linux" or machine.arch not in VLLM_MACHINES:
         return "vLLM's wheels serve Linux on %s, this is %s on %s" % (
             " and ".join(VLLM_MACHINES),

@@ -70,8 +70,8 @@ class UnknownName(ConfigError):
         line: int | None = None,
         key: str | None = None,
     ) -> None:
-        self.kind, self.name = kind, name
         names = sorted(known)
+        self.kind, self.name, self.known = kind, name, names
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
         super().__init__(

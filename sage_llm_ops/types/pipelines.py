@@ -19,6 +19,8 @@ class OperatorSpec:
     options: dict[str, Any] = field(default_factory=dict)
     line: int | None = None
     """Where it stands in its file, for errors."""
+    option_lines: dict[str, int] = field(default_factory=dict)
+    """Where each option stands."""
 
     @property
     def id(self) -> str:

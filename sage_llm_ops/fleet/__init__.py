@@ -1,5 +1,7 @@
-"""Which workers there are, what they hold and where there is room. Pure; written only by Observe and Route."""
+"""Which workers there are, what they hold and where there is room. Pure.
 
-from sage_llm_ops.fleet.view import Fleet, Needs
+Written only by Observe and Route."""
 
-__all__ = ["Fleet", "Needs"]
+from sage_llm_ops.fleet.view import Fleet
+
+__all__ = ["Fleet"]

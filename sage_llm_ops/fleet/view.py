@@ -14,10 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sage_llm_ops.types.errors import IntegrityError
-from sage_llm_ops.types.ids import NodeId, WorkerId
-
-Needs = tuple[str, str]
-"""Model and task: what a worker must offer. Requests with equal needs wait for the same capacity."""
+from sage_llm_ops.types.ids import Needs, NodeId, WorkerId
 
 Rows = npt.NDArray[np.intp]
 _NO_ROWS: Rows = np.empty(0, dtype=np.intp)
@@ -91,7 +88,7 @@ class Fleet:
         """The worker takes nodes from now on."""
         row = self.rows[worker]
         self._models[row] = model
-        self._serves[row] = tuple((model, task) for task in tasks)
+        self._serves[row] = tuple((model, task, pin) for task in tasks for pin in ("", worker))
         self._lengths[row] = max_len
         self.slots[row] = slots
         self.state[row] = UP
@@ -165,9 +162,7 @@ class Fleet:
         """Whether a registered worker, up or not, could serve `needs` one day."""
         known = self._may.get(needs)
         if known is None:
-            known = self._may[needs] = any(
-                self._could(row, needs) for row in range(len(self.ids))
-            )
+            known = self._may[needs] = any(self._could(row, needs) for row in range(len(self.ids)))
         return known
 
     def longest(self, needs: Needs) -> int | None:
@@ -212,9 +207,10 @@ class Fleet:
     # -- inside -------------------------------------------------------------------------------
 
     def _could(self, row: int, needs: Needs) -> bool:
-        model, task = needs
+        """A worker that never came up has not said which tasks it does: it may do this one."""
+        model, _, pin = needs
         served = self._serves[row]
-        fits = not served or any(known == task for _, known in served)
+        fits = needs in served if served else pin in ("", self.ids[row])
         return self._models[row] == model and bool(self.state[row] != GONE) and fits
 
     def _refresh(self, row: int) -> None:

@@ -43,7 +43,10 @@ class Admit(Operator):
     def _refusal(self, job: Job) -> tuple[str, str]:
         plane, request = self.plane, job.request
         if request.id in plane.jobs:
-            return "duplicate_request", "the id belongs to a request that still runs; choose another"
+            return (
+                "duplicate_request",
+                "the id belongs to a request that still runs; choose another",
+            )
         waiting = len(plane.jobs) - len(plane.running)
         if waiting >= self.options.max_pending:
             return "overloaded", (

@@ -74,7 +74,9 @@ class Advance(Operator):
             job = self.plane.running.pop(NodeId(node), None)
             if job is not None:
                 delivered = event.lost[node]
-                out.append(self._lost(event, job, delivered, "worker_lost", event.reason, died=died))
+                out.append(
+                    self._lost(event, job, delivered, "worker_lost", event.reason, died=died)
+                )
         return out
 
     def cancel(self, event: Cancel) -> Emitted:

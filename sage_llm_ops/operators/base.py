@@ -104,4 +104,3 @@ def check_live(operator: Operator, option: str, value: Any) -> None:
         raise UnknownName(f"live option of {operator.id}", option, operator.live)
     changed = {**msgspec.structs.asdict(operator.options), option: value}
     read_options(type(operator.options), changed, owner=operator.id)
-

@@ -78,4 +78,3 @@ class Plane:
         """Numbers in the order of placement: the same in a replay."""
         self._nodes += 1
         return NodeId(self._nodes)
-

@@ -29,7 +29,7 @@ from sage_llm_ops.types.events import (
     WorkerLeave,
     WorkerUp,
 )
-from sage_llm_ops.types.ids import RequestId
+from sage_llm_ops.types.ids import Needs, RequestId
 
 
 class ScheduleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +69,7 @@ class Schedule(Operator):
             raise UnknownName("scheduling policy", options.strategy, STRATEGIES, key="strategy")
         self.strategy = kind()
         self.offered: RequestId | None = None
-        self._parked: dict[tuple[str, str], int] = {}
+        self._parked: dict[Needs, int] = {}
 
     def push(self, event: Admitted | Retry) -> Emitted:
         self.strategy.push(event.job, event.now)
@@ -139,7 +139,7 @@ class Schedule(Operator):
                 out.append(Offer(event.seq, event.now, job))
         return out
 
-    def _blocked(self, needs: tuple[str, str]) -> bool:
+    def _blocked(self, needs: Needs) -> bool:
         fleet = self.plane.fleet
         return not fleet.has_room(needs) or self._parked.get(needs) == fleet.epoch(needs)
 

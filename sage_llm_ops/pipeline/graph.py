@@ -73,7 +73,9 @@ def check(spec: PipelineSpec, registry: Mapping[str, type[Operator]]) -> Graph:
         kinds[op.id] = registry[op.use]
     inputs = _inputs(spec, kinds)
     order = {op.id: number for number, op in enumerate(spec.operators)}
-    back = frozenset((a, b) for b, reads in inputs.items() for a in reads if order.get(a, -1) > order[b])
+    back = frozenset(
+        (a, b) for b, reads in inputs.items() for a in reads if order.get(a, -1) > order[b]
+    )
     graph = Graph(spec, kinds, inputs, back)
     _check_shapes(graph)
     _check_flow(graph)
@@ -94,7 +96,9 @@ def _inputs(spec: PipelineSpec, kinds: dict[str, type[Operator]]) -> dict[str, t
             if name == op.id:
                 raise ConfigError(f"{op.id!r} reads itself", file=spec.file, line=op.line)
         if not reads:
-            raise ConfigError(f"{op.id!r} reads nobody; name its inputs", file=spec.file, line=op.line)
+            raise ConfigError(
+                f"{op.id!r} reads nobody; name its inputs", file=spec.file, line=op.line
+            )
         inputs[op.id] = reads
         before = op.id
     return inputs
@@ -108,9 +112,13 @@ def _check_shapes(graph: Graph) -> None:
     for op in spec.operators:
         sink = graph.kinds[op.id].shape == "sink"
         if sink and op.id in read:
-            raise PipelineError(f"{_at(spec, op)}: {op.id!r} is a sink, nothing comes out of it to read")
+            raise PipelineError(
+                f"{_at(spec, op)}: {op.id!r} is a sink, nothing comes out of it to read"
+            )
         if not sink and op.id not in read:
-            raise PipelineError(f"{_at(spec, op)}: nobody reads {op.id!r}; add it to somebody's inputs")
+            raise PipelineError(
+                f"{_at(spec, op)}: nobody reads {op.id!r}; add it to somebody's inputs"
+            )
 
 
 def _check_flow(graph: Graph) -> None:

@@ -123,7 +123,12 @@ class RequestHandle:
         """Wait in a thread; `TimeoutError` leaves the request running."""
         if self._outcome is None:
             ended = threading.Event()
-            waiter = self.subscribe(lambda: self._outcome is not None and ended.set())
+
+            def wake() -> None:
+                if self._outcome is not None:
+                    ended.set()
+
+            waiter = self.subscribe(wake)
             try:
                 if not ended.wait(timeout):
                     raise TimeoutError(

@@ -119,7 +119,9 @@ class LiveHands:
                 self._on_event(route, event)
             except Exception as error:
                 log.exception("worker %s: bad event for node %s", worker, event.node)
-                self._fail(event.node, "engine_failed", f"worker {worker!r} broke the stream: {error}")
+                self._fail(
+                    event.node, "engine_failed", f"worker {worker!r} broke the stream: {error}"
+                )
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         """A worker about itself."""

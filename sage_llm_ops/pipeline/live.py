@@ -127,8 +127,8 @@ class LivePipeline:
         if handles.setdefault(request.id, handle) is not handle:
             raise DuplicateRequest("the id is in use by a running request", request_id=request.id)
         self.source.post(Arrive(request=request))
-        if not self._open:
-            self._late(handle)
+        if self.source.ended.is_set():
+            self._fail(handle, "the pipeline was stopped while it was submitted")
         return handle
 
     def cancel(self, request: RequestId) -> None:
@@ -168,11 +168,6 @@ class LivePipeline:
         if self._awaited and not self.hands.handles:
             with self._idle:
                 self._idle.notify_all()
-
-    def _late(self, handle: RequestHandle) -> None:
-        """The door closed while this one slipped in: either the graph ends it, or nobody would."""
-        if self.source.ended.is_set():
-            self._fail(handle, "the pipeline was stopped while it was submitted")
 
     def _died(self, reason: str) -> None:
         """The watchdog's verdict."""

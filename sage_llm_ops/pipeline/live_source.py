@@ -50,7 +50,7 @@ class LiveSource(TimerHeap):
     def post(self, event: Event) -> None:
         """Let an event in. The order of posts from one thread is kept within its class."""
         if event.__class__ is Arrive:
-            self._arrivals.append(event)  # type: ignore[arg-type]
+            self._arrivals.append(event)
         else:
             self._others.append(event)
         if self._asleep:
@@ -84,7 +84,7 @@ class LiveSource(TimerHeap):
         self._seq += 1
         event.seq, event.now = self._seq, now
         if event.__class__ is Arrive:
-            event.request.arrived = now  # type: ignore[attr-defined]
+            event.request.arrived = now
         if self._record is not None:
             self._record(event)
         self.busy_since = now

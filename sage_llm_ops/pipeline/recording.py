@@ -38,7 +38,7 @@ class Recorder:
     """Writes on the source's thread."""
 
     def __init__(self, path: str | Path, pipeline: str) -> None:
-        self._file = Path(path).open("wb", buffering=1 << 16)
+        self._file = Path(path).open("wb", buffering=1 << 16)  # noqa: SIM115 (closed by close)
         self._encode = msgspec.json.Encoder().encode
         self._put(Header(FORMAT, pipeline))
 
@@ -69,7 +69,9 @@ class Recording:
             raise ConfigError("it does not begin with a recording's header", file=str(path), line=1)
         if first[1].format != FORMAT:
             raise ConfigError(
-                f"recording format {first[1].format}, this version reads {FORMAT}", file=str(path), line=1
+                f"recording format {first[1].format}, this version reads {FORMAT}",
+                file=str(path),
+                line=1,
             )
         self.header: Header = first[1]
 

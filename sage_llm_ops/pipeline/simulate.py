@@ -312,7 +312,9 @@ def simulate(
         operator.check_integrity()
     plane.fleet.check_integrity()
     table = plane.metrics.table()
-    return SimReport(source.arrived, hands.ends, source.now, book.digest, book.decisions, table, real)
+    return SimReport(
+        source.arrived, hands.ends, source.now, book.digest, book.decisions, table, real
+    )
 
 
 def _workers(
@@ -325,4 +327,3 @@ def _workers(
     served = model or next((name for _, name in names if name), "sim")
     for identity, name in names or [("sim0", "")]:
         yield SimWorker(WorkerId(identity), name or served, chosen)
-

@@ -7,7 +7,6 @@ from typing import Any
 from sage_llm_ops.telemetry.histogram import Histogram
 from sage_llm_ops.types.events import Job, Outcome
 
-
 NOWHERE = ""
 """Key of the requests that ended before any worker had them."""
 
@@ -113,7 +112,9 @@ class Metrics:
 
     def table(self) -> dict[str, dict[str, Any]]:
         """One row a worker and one `total`."""
-        rows = {name: tally.row() for name, tally in sorted(self.workers.items()) if name != NOWHERE}
+        rows = {
+            name: tally.row() for name, tally in sorted(self.workers.items()) if name != NOWHERE
+        }
         return {**rows, "total": self.total().row()}
 
     def total(self) -> Tally:

@@ -47,7 +47,12 @@ class ConfigError(SageLlmOpsError):
     code = "config"
 
     def __init__(
-        self, message: str, *, file: str | None = None, line: int | None = None, key: str | None = None
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        key: str | None = None,
     ) -> None:
         self.file, self.line, self.key = file, line, key
         where = ":".join(str(part) for part in (file, line) if part is not None)

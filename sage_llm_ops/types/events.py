@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
+from sage_llm_ops.types.ids import Needs, NodeId, RequestId, WorkerId
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
 
@@ -173,7 +173,7 @@ class Job:
         self.request = request
         self.seq = seq
         """Arrival order: kept over retries."""
-        self.needs = (request.model, request.task)
+        self.needs: Needs = (request.model, request.task, request.pin)
         """What a worker must offer; requests with the same needs wait for the same capacity."""
         self.attempt = 0
         self.delivered = 0

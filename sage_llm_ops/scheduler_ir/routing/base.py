@@ -12,8 +12,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sage_llm_ops.fleet import Fleet
 from sage_llm_ops.types.events import Offer
+from sage_llm_ops.types.protocols import FleetView
 
 
 class Choice(NamedTuple):
@@ -33,5 +33,5 @@ class Routing(ABC):
     """What the costs count, for people who read the ledger."""
 
     @abstractmethod
-    def choose(self, offer: Offer, fleet: Fleet, rows: npt.NDArray[np.intp]) -> Choice:
+    def choose(self, offer: Offer, fleet: FleetView, rows: npt.NDArray[np.intp]) -> Choice:
         """One of `rows`; ties are broken the same way in every process."""

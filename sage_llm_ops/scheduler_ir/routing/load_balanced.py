@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sage_llm_ops.fleet import Fleet
 from sage_llm_ops.scheduler_ir.routing.base import Choice, Routing
 from sage_llm_ops.types.events import Offer
+from sage_llm_ops.types.protocols import FleetView
 
 
 class LoadBalanced(Routing):
@@ -22,7 +22,7 @@ class LoadBalanced(Routing):
     name: ClassVar[str] = "load_balanced"
     unit: ClassVar[str] = "share of slots in use"
 
-    def choose(self, offer: Offer, fleet: Fleet, rows: npt.NDArray[np.intp]) -> Choice:
+    def choose(self, offer: Offer, fleet: FleetView, rows: npt.NDArray[np.intp]) -> Choice:
         costs = fleet.running[rows] / fleet.slots[rows]
         best = int(costs.argmin())
         ties = (costs == costs[best]).nonzero()[0]

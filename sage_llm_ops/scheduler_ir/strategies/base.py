@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import Job
-from sage_llm_ops.types.ids import RequestId
+from sage_llm_ops.types.ids import Needs, RequestId
 
 Key = tuple[float, ...]
 Entry = tuple[Key, int, RequestId]
@@ -28,7 +28,7 @@ class Strategy(ABC):
 
     def __init__(self) -> None:
         self._pending: dict[RequestId, tuple[Job, int]] = {}
-        self._queues: dict[tuple[str, str], list[Entry]] = {}
+        self._queues: dict[Needs, list[Entry]] = {}
         self._pushes = 0
         self._offered: RequestId | None = None
 
@@ -46,7 +46,7 @@ class Strategy(ABC):
         entry = (self.key(job, now), self._pushes, identity)
         heappush(self._queues.setdefault(job.needs, []), entry)
 
-    def offer(self, now: float, blocked: Callable[[tuple[str, str]], bool]) -> Job | None:
+    def offer(self, now: float, blocked: Callable[[Needs], bool]) -> Job | None:
         """The best job whose needs are not blocked; one offer at a time."""
         if self._offered is not None:
             raise IntegrityError(f"{self._offered!r} is still offered")
@@ -98,7 +98,7 @@ class Strategy(ABC):
     def _live(self) -> list[Entry]:
         return sorted(e for queue in self._queues.values() for e in queue if self._is_live(e))
 
-    def _head(self, needs: tuple[str, str]) -> Entry | None:
+    def _head(self, needs: Needs) -> Entry | None:
         """Best live entry; what was placed or removed is dropped here, when it surfaces."""
         queue = self._queues[needs]
         while queue and not self._is_live(queue[0]):

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class SageLlmOpsError(Exception):
@@ -47,12 +47,26 @@ class ConfigError(SageLlmOpsError):
     code = "config"
 
     def __init__(
-        self, message: str, *, file: str | None = None, line: int | None = None, key: str | None = None
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        key: str | None = None,
     ) -> None:
+        self.message, self.file, self.line, self.key = message, file, line, key
+        super().__init__(self._sentence())
+
+    def at(self, *, file: str | None, line: int | None, key: str | None) -> Self:
+        """Itself, saying where: for whoever knows the place of a setting that another refused."""
         self.file, self.line, self.key = file, line, key
-        where = ":".join(str(part) for part in (file, line) if part is not None)
-        parts = [part for part in (where, f"`{key}`" if key else "", message) if part]
-        super().__init__(": ".join(parts))
+        self.args = (self._sentence(),)
+        return self
+
+    def _sentence(self) -> str:
+        where = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        parts = (where, f"`{self.key}`" if self.key else "", self.message)
+        return ": ".join(part for part in parts if part)
 
 
 class UnknownName(ConfigError):

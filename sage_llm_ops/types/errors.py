@@ -86,8 +86,9 @@ class UnknownName(ConfigError):
     ) -> None:
         self.kind, self.name = kind, name
         names = sorted(known)
-        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+        folded = {known_name.lower(): known_name for known_name in names}
+        near = difflib.get_close_matches(str(name).lower(), folded, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(repr(folded[n]) for n in near)}? " if near else ""
         super().__init__(
             f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}",
             file=file,

@@ -6,6 +6,7 @@ never per request. Importing it is light: pydantic is imported by the first file
 
 from sage_llm_ops.config.pipeline_dump import dump_pipeline
 from sage_llm_ops.config.pipelines import load_pipeline, pipeline_from
+from sage_llm_ops.config.recognise import load_any
 from sage_llm_ops.config.services import (
     SERVICE_TYPE,
     ServiceConfig,
@@ -23,6 +24,7 @@ __all__ = [
     "TomlSource",
     "default_engine",
     "dump_pipeline",
+    "load_any",
     "load_pipeline",
     "load_services",
     "parse_toml",

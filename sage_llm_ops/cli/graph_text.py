@@ -22,6 +22,8 @@ def pipeline_lines(spec: PipelineSpec) -> Iterator[str]:
     yield "instances" if spec.instances else "no instances"
     for instance in spec.instances:
         yield f"  {instance_line(instance)}"
+    if spec.simulate:
+        yield f"simulated with {options_text(spec.simulate)}"
 
 
 def graph_lines(spec: PipelineSpec) -> Iterator[str]:

@@ -22,7 +22,7 @@ from sage_llm_ops.config.toml_source import TomlSource, dotted
 from sage_llm_ops.types.errors import ConfigError, UnknownName
 
 PREFIX = "SAGE_LLM_OPS__"
-ROOTS = ("default_engine", "services", "pipeline", "operators", "instances")
+ROOTS = ("default_engine", "services", "pipeline", "operators", "instances", "simulate")
 """First parts that mean something to one of the loaders."""
 
 

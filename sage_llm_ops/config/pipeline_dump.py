@@ -21,6 +21,8 @@ def dump_pipeline(spec: PipelineSpec) -> str:
     blocks = [["[pipeline]", *assignments(header, "pipeline")]]
     blocks += [_operator(f"operators[{i}]", op) for i, op in enumerate(spec.operators)]
     blocks += [_instance(f"instances[{i}]", one) for i, one in enumerate(spec.instances)]
+    if spec.simulate:
+        blocks.append(["[simulate]", *assignments(spec.simulate, "simulate")])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 

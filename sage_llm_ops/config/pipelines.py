@@ -13,6 +13,9 @@
     instance_id = "w0"
     engine = "sim"
 
+    [simulate]                   # optional: options of the simulated engines
+    max_num_seqs = 64
+
 Checked here: shape, types, operator ids, inputs. Operator names and their options are the
 registry's to check, which takes the places for its errors from `PipelineSpec.where`.
 """
@@ -31,7 +34,7 @@ from sage_llm_ops.config.toml_lines import Path
 from sage_llm_ops.config.toml_source import TomlSource, read_toml
 from sage_llm_ops.types.pipelines import SOURCE, OperatorSpec, PipelineSpec
 
-TABLES = ("pipeline", "operators", "instances")
+TABLES = ("pipeline", "operators", "instances", "simulate")
 _HEADER = ("name", "max_in_flight", "ledger")
 _WIRING = ("use", "name", "inputs")
 _SHAPE = Shape(
@@ -41,6 +44,7 @@ _SHAPE = Shape(
             row_ids=("name", "use"), each=Shape(values=frozenset(_WIRING), is_open=True)
         ),
         "instances": instances.SHAPE,
+        "simulate": Shape(is_open=True),
     }
 )
 
@@ -75,8 +79,15 @@ def pipeline_from(
     fields = read_fields(source, ("pipeline",), header, PipelineSpec, _HEADER)
     operators = _operators(source, data["operators"])
     fleet = instances.read_instances(source, ("instances",), data.get("instances", []), known)
+    simulate = table_at(source, ("simulate",), data.get("simulate", {}))
     with located(source, ("pipeline",)):
-        return PipelineSpec(**fields, operators=operators, instances=fleet, file=source.file)
+        return PipelineSpec(
+            **fields,
+            operators=operators,
+            instances=fleet,
+            simulate=simulate,
+            file=source.file,
+        )
 
 
 def _operators(source: TomlSource, value: Any) -> tuple[OperatorSpec, ...]:

@@ -84,8 +84,8 @@ class UnknownName(ConfigError):
         line: int | None = None,
         key: str | None = None,
     ) -> None:
-        self.kind, self.name = kind, name
         names = sorted(known)
+        self.kind, self.name, self.known = kind, name, names
         folded = {known_name.lower(): known_name for known_name in names}
         near = difflib.get_close_matches(str(name).lower(), folded, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(repr(folded[n]) for n in near)}? " if near else ""

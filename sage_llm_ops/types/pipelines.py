@@ -53,6 +53,8 @@ class PipelineSpec:
     """Accepted and not yet ended requests; one more is refused as `Overloaded`."""
     ledger: str | None = None
     """Path of the decision ledger; None keeps the latest decisions in memory only."""
+    simulate: dict[str, Any] = field(default_factory=dict)
+    """Options of the simulated engines that stand in for the instances in a simulation."""
     file: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:

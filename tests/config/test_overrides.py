@@ -73,11 +73,12 @@ def test_pipelines() -> None:
         SAGE_LLM_OPS__OPERATORS__ROUTE__NEW_OPTION="[1, 2]",
         SAGE_LLM_OPS__OPERATORS__ROUTE__LIMITS__BIG="2",
         SAGE_LLM_OPS__OPERATORS__ROUTE__INPUTS='["source"]',
+        SAGE_LLM_OPS__SIMULATE__MAX_NUM_SEQS="8",
         SAGE_LLM_OPS__INSTANCES__W0__MODEL_NAME="tiny",
         SAGE_LLM_OPS__INSTANCES__W0__OPTIONS__SEED="2",
         SAGE_LLM_OPS__INSTANCES__W__1__MODEL_NAME="other",
     )
-    assert spec.max_in_flight == 5
+    assert (spec.max_in_flight, spec.simulate) == (5, {"max_num_seqs": 8})
     route = spec.operators[1]
     assert route.inputs == ("source",)
     assert route.options == {"strategy": "affinity", "new_option": [1, 2], "limits": {"big": 2}}

@@ -45,6 +45,8 @@ engine = "vllm"
 model_name = "tiny"
 [instances.options]
 kv_cache_memory_bytes = 67108864
+[simulate]
+max_num_seqs = 64
 """
 
 
@@ -66,6 +68,7 @@ def test_everything_arrives(tmp_path: Any) -> None:
     ]
     assert spec.operators[3].options == {"strategy": "load_balanced", "weights": {"queue": 1.5}}
     assert spec.instances[0].options == {"kv_cache_memory_bytes": 67108864}
+    assert spec.simulate == {"max_num_seqs": 64}
 
 
 def test_edges() -> None:
@@ -118,6 +121,7 @@ def test_places() -> None:
         (HEAD + "ledger = 3\n" + OBSERVE, 3, "pipeline.ledger", "3 must be a valid string"),
         ("operators = []\n" + HEAD, 1, "operators", "at least one operator"),
         ("operators = 3\n" + HEAD, 1, "operators", "3 must be an array of tables: [[operators]]"),
+        (HEAD + OBSERVE + "[[simulate]]\n", 5, "simulate", "[{}] must be a table"),
         (HEAD + "[operators]\n", 3, "operators", "{} must be an array of tables"),
         (HEAD + "[[operators]]\nname = 'x'\n", 3, "operators[0]", "`use` is required"),
         (HEAD + "[[operators]]\nuse = ''\n", 4, "operators[0].use", "'' names nothing"),
@@ -226,6 +230,7 @@ def specs(draw: st.DrawFn) -> PipelineSpec:
         instances=tuple(draw(st.lists(INSTANCES, max_size=3, unique_by=lambda i: i.instance_id))),
         max_in_flight=draw(st.integers(1, 10**9)),
         ledger=draw(st.none() | NAMES),
+        simulate=draw(OPTIONS),
     )
 
 

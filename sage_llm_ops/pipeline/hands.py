@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 
 from sage_llm_ops.engines.base import Worker
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.live_source import LiveSource
+from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import (
     FirstToken,
@@ -30,10 +30,15 @@ from sage_llm_ops.types.events import (
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.plans import PlanNode
-from sage_llm_ops.types.requests import Request, SamplingParams
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
 
 log = logging.getLogger("sage_llm_ops.pipeline")
+
+
+def default_slots(can: Capabilities) -> int:
+    """What the engine batches, and an eighth more: a finished place is refilled within the same
+    step, and the rest of the queue stays here, where its order can still change."""
+    return can.max_num_seqs + max(1, can.max_num_seqs // 8)
 
 
 class Route:
@@ -72,10 +77,10 @@ class LiveHands:
                 raise IntegrityError(f"request {job.request.id!r} has no handle")
             handle.worker, handle.attempt = worker, node.attempt
             request = job.request
-            node.tokens, node.sampling = request.tokens, request.sampling
+            node.tokens, node.sampling = request.tokens, request.sampling.after(node.offset)
             node.blocks, node.block_size = request.blocks, request.block_size
             if node.offset:
-                node.tokens, node.sampling = _continued(request, handle, node.offset)
+                node.tokens += _delivered(handle, node.offset)
             self._routes[node.id] = Route(handle, worker)
             attached = self.workers.get(worker)
             if attached is not None and attached.submit(node):
@@ -131,7 +136,7 @@ class LiveHands:
         """A worker takes nodes."""
         can = hello.capabilities
         instance = self.workers[worker].instance
-        slots = instance.max_concurrency or can.max_num_seqs + max(1, can.max_num_seqs // 8)
+        slots = instance.max_concurrency or default_slots(can)
         self._source.post(
             WorkerUp(
                 worker=worker,
@@ -222,17 +227,8 @@ class LiveHands:
             watcher(change, worker, reason)
 
 
-def _continued(
-    request: Request, handle: RequestHandle, delivered: int
-) -> tuple[bytes, SamplingParams]:
-    """The prompt with what was delivered, and what is left of the budget."""
-    if len(handle.tokens) != delivered:
-        raise IntegrityError(f"{len(handle.tokens)} tokens came, {delivered} are counted")
-    more = np.asarray(handle.tokens, dtype="<i4").tobytes()
-    sampling = request.sampling
-    left = msgspec.structs.replace(
-        sampling,
-        max_tokens=sampling.max_tokens - delivered,
-        min_tokens=max(0, sampling.min_tokens - delivered),
-    )
-    return request.tokens + more, left
+def _delivered(handle: RequestHandle, count: int) -> bytes:
+    """The tokens of the attempts before, as the worker wants them."""
+    if len(handle.tokens) != count:
+        raise IntegrityError(f"{len(handle.tokens)} tokens came, {count} are counted")
+    return np.asarray(handle.tokens, dtype="<i4").tobytes()

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 
 class SageLlmOpsError(Exception):
@@ -250,14 +250,14 @@ BY_CODE: dict[str, type[SageLlmOpsError]] = _tree(SageLlmOpsError)
 
 
 def failure(code: str, message: str, request_id: str, partial: tuple[int, ...]) -> RequestError:
-    """The exception for a terminal outcome that crossed the graph as a code and a sentence."""
-    kind: Any = BY_CODE.get(code)
-    if kind is None:
-        raise IntegrityError(f"outcome code {code!r} names no error class")
-    if issubclass(kind, RequestFailed):
-        error: RequestError = kind(message, request_id=request_id, partial=partial)
-        return error
-    if issubclass(kind, RequestError):
-        refused: RequestError = kind(message, request_id=request_id)
-        return refused
-    raise IntegrityError(f"outcome code {code!r} is not about a request")
+    """The exception for a terminal outcome that crossed the graph as a code and a sentence.
+
+    Codes of errors that are not about requests (a defect of ours, a capability an engine lacks)
+    end a request all the same: as plain `RequestFailed`, the code kept in the sentence.
+    """
+    kind = BY_CODE.get(code)
+    if kind is not None and issubclass(kind, RequestFailed):
+        return kind(message, request_id=request_id, partial=partial)
+    if kind is not None and issubclass(kind, RequestError):
+        return kind(message, request_id=request_id)
+    return RequestFailed(f"{code}: {message}", request_id=request_id, partial=partial)

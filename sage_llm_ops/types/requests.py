@@ -76,6 +76,16 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
             and self.repetition_penalty == 1.0
         )
 
+    def after(self, delivered: int) -> SamplingParams:
+        """What is left to do once so many tokens are delivered."""
+        if not delivered:
+            return self
+        return msgspec.structs.replace(
+            self,
+            max_tokens=self.max_tokens - delivered,
+            min_tokens=max(0, self.min_tokens - delivered),
+        )
+
     def checked(self) -> SamplingParams:
         """Itself, or `InvalidRequest` that names the field, the value and its range."""
         rules: tuple[tuple[str, bool, str], ...] = (

@@ -31,8 +31,14 @@ def scripts(draw: st.DrawFn) -> list[tuple[float, str, int, int, int, int]]:
 def node_of(index: int, prompt: int, out: int, topic: int, size: int) -> PlanNode:
     blocks = tuple(topic * 1000 + k for k in range(-(-prompt // size)))
     return PlanNode(
-        id=NodeId(index), request=RequestId(str(index)), worker="w", attempt=1, n_tokens=prompt,
-        sampling=SamplingParams(max_tokens=out), blocks=blocks, block_size=size,
+        id=NodeId(index),
+        request=RequestId(str(index)),
+        worker="w",
+        attempt=1,
+        n_tokens=prompt,
+        sampling=SamplingParams(max_tokens=out),
+        blocks=blocks,
+        block_size=size,
     )
 
 
@@ -69,7 +75,11 @@ def run(
         if isinstance(event, Done):
             assert event.node not in ends, "two ends"
             ends[event.node] = (
-                first.get(event.node), when, event.finish_reason, event.n_tokens, event.cached
+                first.get(event.node),
+                when,
+                event.finish_reason,
+                event.n_tokens,
+                event.cached,
             )
     assert [when for when, _ in out] == sorted(when for when, _ in out)
     return ends
@@ -90,8 +100,11 @@ def test_a_jump_equals_its_steps(
 ) -> None:
     seqs, budget, blocks, size = shape
     common = {
-        "max_num_seqs": seqs, "max_num_batched_tokens": budget, "kv_blocks": blocks,
-        "block_size": size, "prefix_cache": cache,
+        "max_num_seqs": seqs,
+        "max_num_batched_tokens": budget,
+        "kv_blocks": blocks,
+        "block_size": size,
+        "prefix_cache": cache,
     }
     micro = run(SimOptions.parse({**common, "visible_tokens": True}), script, [])
     macro = run(SimOptions.parse({**common, "visible_tokens": False}), script, polls)

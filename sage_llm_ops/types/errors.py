@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class SageLlmOpsError(Exception):
@@ -54,10 +54,19 @@ class ConfigError(SageLlmOpsError):
         line: int | None = None,
         key: str | None = None,
     ) -> None:
+        self.message, self.file, self.line, self.key = message, file, line, key
+        super().__init__(self._sentence())
+
+    def at(self, *, file: str | None, line: int | None, key: str | None) -> Self:
+        """Itself, saying where: for whoever knows the place of a setting that another refused."""
         self.file, self.line, self.key = file, line, key
-        where = ":".join(str(part) for part in (file, line) if part is not None)
-        parts = [part for part in (where, f"`{key}`" if key else "", message) if part]
-        super().__init__(": ".join(parts))
+        self.args = (self._sentence(),)
+        return self
+
+    def _sentence(self) -> str:
+        where = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        parts = (where, f"`{self.key}`" if self.key else "", self.message)
+        return ": ".join(part for part in parts if part)
 
 
 class UnknownName(ConfigError):
@@ -77,8 +86,9 @@ class UnknownName(ConfigError):
     ) -> None:
         names = sorted(known)
         self.kind, self.name, self.known = kind, name, names
-        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+        folded = {known_name.lower(): known_name for known_name in names}
+        near = difflib.get_close_matches(str(name).lower(), folded, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(repr(folded[n]) for n in near)}? " if near else ""
         super().__init__(
             f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}",
             file=file,

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from sage_llm_ops.operators.base import Emitted, Operator
 from sage_llm_ops.types.events import Outcome
+
+
+class MeasureOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`enabled`: false leaves every number unmeasured, which reads as None."""
+
+    enabled: bool = True
 
 
 class Measure(Operator):
@@ -15,10 +23,12 @@ class Measure(Operator):
     takes = {Outcome: "outcome"}
     emits = (Outcome,)
     passes = ()
+    Options = MeasureOptions
 
     def outcome(self, event: Outcome) -> Emitted:
         job = event.job
-        self.plane.metrics.ended(event)
+        if self.options.enabled:
+            self.plane.metrics.ended(event)
         why = event.message or event.finish_reason
         self.plane.ledger.end(
             event.seq, event.now, job.request.id, job.attempt, event.code, why, job.delivered

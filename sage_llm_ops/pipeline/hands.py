@@ -7,6 +7,7 @@ posted to the source. The table of running nodes is the only thing both sides sh
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -64,6 +65,8 @@ class LiveHands:
         self._source = source
         self._on_end = on_end
         self._routes: dict[NodeId, Route] = {}
+        self._emptied = threading.Condition()
+        self._awaited: set[WorkerId] = set()
         self._watchers: list[Callable[[str, WorkerId, str], None]] = []
 
     # -- hands --------------------------------------------------------------------------------
@@ -89,7 +92,7 @@ class LiveHands:
         except Exception as error:
             log.exception("node %s could not be handed to %s", node.id, worker)
             code, message = "engine_failed", f"could not be handed to {worker!r}: {error}"
-        if self._routes.pop(node.id, None) is not None or handle is None:
+        if self._drop(node.id) is not None or handle is None:
             self._source.post(NodeFailed(node=node.id, reason=code, message=message))
 
     def cancel(self, node: NodeId, worker: WorkerId) -> None:
@@ -170,6 +173,15 @@ class LiveHands:
         """Nodes whose end has not come yet."""
         return sum(route.worker == worker for route in list(self._routes.values()))
 
+    def wait_empty(self, worker: WorkerId, timeout_s: float) -> bool:
+        """Until a worker that is given nothing new has ended what it holds; False at the time-out."""
+        with self._emptied:
+            self._awaited.add(worker)
+            try:
+                return self._emptied.wait_for(lambda: not self.running_on(worker), timeout_s)
+            finally:
+                self._awaited.discard(worker)
+
     # -- inside -------------------------------------------------------------------------------
 
     def _on_event(self, route: Route, event: EngineEvent) -> None:
@@ -196,7 +208,7 @@ class LiveHands:
             raise IntegrityError(f"it says it made {said} tokens, {came} came")
         if event.embedding is not None:
             route.handle.embedding = tuple(event.embedding)
-        if self._routes.pop(event.node, None) is not None:
+        if self._drop(event.node) is not None:
             self._source.post(
                 NodeDone(
                     node=event.node,
@@ -207,19 +219,26 @@ class LiveHands:
             )
 
     def _fail(self, node: NodeId, code: str, message: str) -> None:
-        route = self._routes.pop(node, None)
+        route = self._drop(node)
         if route is not None:
             delivered = route.delivered
             self._source.post(
                 NodeFailed(node=node, reason=code, message=message, delivered=delivered)
             )
 
+    def _drop(self, node: NodeId) -> Route | None:
+        route = self._routes.pop(node, None)
+        if route is not None and route.worker in self._awaited:
+            with self._emptied:
+                self._emptied.notify_all()
+        return route
+
     def _forget(self, worker: WorkerId) -> dict[int, int]:
         """Drop the worker's routes; tokens each of them brought."""
         gone = {n: route for n, route in list(self._routes.items()) if route.worker == worker}
         delivered: dict[int, int] = {}
         for node in gone:
-            route = self._routes.pop(node, None)
+            route = self._drop(node)
             if route is not None:
                 delivered[node] = route.delivered
         return delivered

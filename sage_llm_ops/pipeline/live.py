@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from sage_llm_ops.config import dump_pipeline
 from sage_llm_ops.engines.base import Tokenizer, Worker
 from sage_llm_ops.operators import OPERATORS, Operator, Plane, PrefixView
 from sage_llm_ops.operators.base import check_live
@@ -49,7 +50,6 @@ class LivePipeline:
         *,
         registry: Mapping[str, type[Operator]] = OPERATORS,
         record: str | Path | None = None,
-        pipeline_text: str = "",
         prefix: PrefixView | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_end: Callable[[RequestHandle], None] | None = None,
@@ -57,8 +57,9 @@ class LivePipeline:
         self.spec = spec
         self.graph = check(spec, registry)
         self.ledger = Ledger(spec.ledger)
-        self._recorder = Recorder(record, pipeline_text) if record is not None else None
-        self.source = LiveSource(clock, self._recorder)
+        self.source = LiveSource(clock)
+        self._record = record
+        self._recorder: Recorder | None = None
         self.hands = LiveHands(self.source, self._ended)
         self.plane = Plane(self.source, self.hands, self.ledger, prefix)
         self.operators = self.graph.operators(self.plane)
@@ -75,6 +76,9 @@ class LivePipeline:
 
     def start(self) -> None:
         """Submit the graph to SAGE and open the door."""
+        if self._record is not None:
+            self._recorder = Recorder(self._record, dump_pipeline(self.spec))
+            self.source.record = self._recorder
         self.source.idle_hook = self.ledger.flush
         self._env.submit()
         self._watchdog.start()
@@ -97,6 +101,11 @@ class LivePipeline:
             if self._recorder is not None:
                 self._recorder.close(self.ledger.digest, self.ledger.decisions)
         return not left
+
+    def discard(self) -> None:
+        """Forget a pipeline that was never started."""
+        self._closed = True
+        close(self._env)
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Until nothing accepted is left; False at the time-out."""

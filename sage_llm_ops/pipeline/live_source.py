@@ -25,12 +25,11 @@ IDLE_S = 0.2
 class LiveSource(TimerHeap):
     """Condition variable, two deques and a timer heap."""
 
-    def __init__(
-        self, clock: Callable[[], float], record: Callable[[Event], None] | None = None
-    ) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self.clock = clock
-        self._record = record
+        self.record: Callable[[Event], None] | None = None
+        """Called with every event, stamped, before the graph sees it."""
         self._cond = threading.Condition(threading.Lock())
         self._asleep = False
         self._arrivals: deque[Arrive] = deque()
@@ -85,8 +84,8 @@ class LiveSource(TimerHeap):
         event.seq, event.now = self._seq, now
         if event.__class__ is Arrive:
             event.request.arrived = now
-        if self._record is not None:
-            self._record(event)
+        if self.record is not None:
+            self.record(event)
         self.busy_since = now
         return event
 

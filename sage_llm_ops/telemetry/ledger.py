@@ -67,9 +67,6 @@ class Ledger:
         self._encode = msgspec.json.Encoder().encode
         self._fleet = Entry("fleet", 0, 0.0)
         self._file: Any = None
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("wb")
 
     @property
     def digest(self) -> str:
@@ -137,7 +134,10 @@ class Ledger:
 
     def flush(self) -> None:
         """Bring what is buffered to the file."""
-        if self._file is not None and self._buffer:
+        if self._path is not None and self._buffer:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("wb")
             self._file.write(self._buffer)
             self._file.flush()
             self._written += len(self._buffer)
@@ -154,7 +154,7 @@ class Ledger:
 
     def _write(self, entry: Entry) -> None:
         self._recent.append(entry)
-        if self._file is not None:
+        if self._path is not None:
             self._buffer += self._encode(entry)
             self._buffer += b"\n"
             if len(self._buffer) >= _FLUSH_BYTES:

@@ -179,7 +179,7 @@ def _lines(file: Path) -> Iterator[TextIO]:
 
 def _zstd_reader(raw: Any, file: Path) -> Any:
     try:
-        import zstandard  # noqa: PLC0415 - optional: only compressed traces need it
+        import zstandard
     except ImportError:
         raise ConfigError(
             "a zstd-compressed trace needs the package `zstandard`: pip install zstandard, or "

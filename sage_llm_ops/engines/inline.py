@@ -156,16 +156,16 @@ class InlineWorker:
                 "incarnation": self.incarnation,
             }
 
-    def on_wake(self) -> None:
-        """The pump's call."""
+    def on_wake(self, when: float) -> None:
+        """The pump's call. Outdated wakes are dropped: answering each with a new one would let
+        them multiply.
+        """
         with self._lock:
             now = self._clock()
             if self._up_at is not None:
-                if now >= self._up_at:
+                if when == self._up_at:
                     self._come_up(now)
-                else:
-                    self._pump.at(self._up_at, self)
-            elif self._core is not None:
+            elif self._core is not None and when == self._wake:
                 self._wake = None
                 try:
                     self._collect(self._core, now)

@@ -1,7 +1,7 @@
 """One thread that wakes inline workers when their engines have something to say.
 
 All workers of a plane share one pump: 64 simulated workers are one thread and one heap, not 64
-sleepers. The heap may hold outdated wakes; waking a worker too early is harmless.
+sleepers. A wake is never taken back: the worker knows which moment it still waits for.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Protocol, final
 class Wakeable(Protocol):
     """What the pump calls, on its thread and without any of its locks held."""
 
-    def on_wake(self) -> None:
-        """The moment asked for has come, or earlier. Must not raise."""
+    def on_wake(self, when: float) -> None:
+        """A moment it asked for, and may have forgotten since, has come. Must not raise."""
 
 
 @final
@@ -80,8 +80,8 @@ class Pump:
             with self._changed:
                 if not self._heap or self._heap[0][0] > self.clock():
                     return count
-                worker = heappop(self._heap)[2]
-            worker.on_wake()
+                when, _, worker = heappop(self._heap)
+            worker.on_wake(when)
             count += 1
 
     @property
@@ -89,6 +89,11 @@ class Pump:
         """The earliest moment somebody asked for."""
         with self._changed:
             return self._heap[0][0] if self._heap else None
+
+    @property
+    def pending(self) -> int:
+        """Wakes asked for, outdated ones included."""
+        return len(self._heap)
 
     def _serve(self) -> None:
         while True:

@@ -15,6 +15,7 @@ class ManualClock:
         self._lock = threading.Lock()
 
     def __call__(self) -> float:
+        """The time."""
         return self._now
 
     def advance(self, seconds: float) -> float:

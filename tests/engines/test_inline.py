@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import pytest
 
-from sage_llm_ops.engines.base import Worker
+from sage_llm_ops.engines.base import Uplink, Worker
 from sage_llm_ops.engines.inline import InlineWorker
 from sage_llm_ops.engines.pump import Pump
 from sage_llm_ops.testing import FaultPlan, FaultyUplink, FaultyWorker, ManualClock, sim_instances
@@ -18,7 +19,8 @@ from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
 
-FAST = {"speed": 50.0, "max_num_seqs": 16}
+E = TypeVar("E", Accepted, Tokens, Done, Failed)
+FAST: dict[str, Any] = {"speed": 50.0, "max_num_seqs": 16}
 
 
 class Recorder:
@@ -65,7 +67,7 @@ class Recorder:
             self.log.append(("down", worker, incarnation, reason))
             self.changed.notify_all()
 
-    def events(self, kind: type) -> list[EngineEvent]:
+    def events(self, kind: type[E]) -> list[E]:
         with self.lock:
             return [row[3] for row in self.log if isinstance(row[3], kind)]
 
@@ -89,9 +91,9 @@ def node(index: int, n: int = 10, out: int = 5) -> PlanNode:
     )
 
 
-def make(uplink: object, pump: Pump, n: int = 1, **options: object) -> list[InlineWorker]:
+def make(uplink: Uplink, pump: Pump, n: int = 1, **options: Any) -> list[InlineWorker]:
     return [
-        InlineWorker(instance, instance.options, uplink, pump=pump)  # type: ignore[arg-type]
+        InlineWorker(instance, instance.options, uplink, pump=pump)
         for instance in sim_instances(n, **options)
     ]
 
@@ -217,6 +219,23 @@ def test_many_workers_share_one_thread() -> None:
     for worker in workers:
         worker.stop(1.0)
     assert not seen.wrong
+
+
+def test_wakes_do_not_pile_up() -> None:
+    clock, seen = ManualClock(), Recorder()
+    pump = Pump(clock, threaded=False)
+    worker = make(seen, pump, visible_tokens=False, prefill_ms=(0, 0, 1))[0]
+    worker.start()
+    for index in range(200):
+        worker.submit(node(index, out=400))
+        clock.advance(0.0113)
+        pump.run_due()
+        assert pump.pending < 40
+    while (wake := pump.next_wake) is not None:
+        clock.to(wake)
+        pump.run_due()
+        worker.check_integrity()
+    assert len(seen.events(Done)) == 200
 
 
 def test_many_threads_and_crashes_keep_the_order() -> None:

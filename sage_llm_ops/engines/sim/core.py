@@ -15,30 +15,18 @@ from __future__ import annotations
 
 from typing import final
 
+from sage_llm_ops.engines.sim.admission import capabilities, to_sequence
 from sage_llm_ops.engines.sim.cache import BlockPool
 from sage_llm_ops.engines.sim.options import SimOptions
 from sage_llm_ops.engines.sim.scheduler import Scheduler
 from sage_llm_ops.engines.sim.sequence import SimSequence, State
 from sage_llm_ops.engines.sim.timing import PolynomialTiming, to_seconds, to_ticks
-from sage_llm_ops.engines.sim.tokens import TokenStream, block_keys, embedding
+from sage_llm_ops.engines.sim.tokens import TokenStream, embedding
 from sage_llm_ops.types.capabilities import Capabilities
-from sage_llm_ops.types.errors import IntegrityError, InvalidRequest
+from sage_llm_ops.types.errors import CapabilityError, IntegrityError, InvalidRequest
 from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Stats, Tokens
-
-SAMPLING = (
-    "max_tokens",
-    "min_tokens",
-    "ignore_eos",
-    "stop_token_ids",
-    # The simulated model puts all its probability on one token, so these change nothing:
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-)
 
 
 @final
@@ -70,18 +58,7 @@ class SimCore:
     @property
     def capabilities(self) -> Capabilities:
         """What it can do."""
-        options = self.options
-        return Capabilities(
-            tasks=options.tasks,
-            streaming=options.visible_tokens,
-            sampling=SAMPLING,
-            prefix_cache=options.prefix_cache,
-            max_model_len=options.max_tokens,
-            max_num_seqs=options.max_num_seqs,
-            kv_blocks=options.kv_blocks,
-            block_size=options.block_size,
-            max_num_batched_tokens=options.max_num_batched_tokens,
-        )
+        return capabilities(self.options)
 
     @property
     def busy(self) -> bool:
@@ -104,11 +81,8 @@ class SimCore:
         if node.id in self._nodes:
             raise IntegrityError(f"node {node.id} was submitted twice to a sim engine")
         try:
-            sequence = self._admissible(node)
-        except _Refusal as refusal:
-            self._out.append((self._now, Failed(node.id, refusal.code, str(refusal))))
-            return
-        except InvalidRequest as error:
+            sequence = to_sequence(node, self.options)
+        except (InvalidRequest, CapabilityError) as error:
             self._out.append((self._now, Failed(node.id, error.code, str(error))))
             return
         self._out.append((self._now, Accepted(node.id)))
@@ -168,46 +142,6 @@ class SimCore:
             raise IntegrityError("sim core: nodes without a step in flight, or the reverse")
         if any(a[0] > b[0] for a, b in zip(self._out, self._out[1:], strict=False)):
             raise IntegrityError("sim core: events out of order")
-
-    def _admissible(self, node: PlanNode) -> SimSequence:
-        options = self.options
-        if node.task not in options.tasks or node.kind != "fused":
-            raise _Refusal(
-                f"task={node.task!r}, kind={node.kind!r}: this engine offers tasks "
-                f"{', '.join(options.tasks)} as 'fused' nodes",
-                "capability",
-            )
-        room = options.max_tokens - node.n_tokens
-        if node.n_tokens < 1 or room < 1:
-            raise _Refusal(
-                f"a prompt of {node.n_tokens} tokens does not fit: 1 to {options.max_tokens - 1} "
-                f"do (max_model_len={options.max_model_len}, kv_blocks={options.kv_blocks} of "
-                f"block_size={options.block_size}); shorten it or raise these options",
-                "invalid_request",
-            )
-        keys = block_keys(node, options.block_size) if options.prefix_cache else ()
-        if node.task == "embed":
-            return SimSequence(node, keys, 0, "stop")
-        sequence = SimSequence(node, keys, min(node.sampling.max_tokens, room), "length")
-        self._find_stop(sequence)
-        return sequence
-
-    def _find_stop(self, sequence: SimSequence) -> None:
-        """Where a token could end the answer, its length is known only by making it."""
-        sampling, eos = sequence.node.sampling, self.options.eos_token_id
-        stops = set(sampling.stop_token_ids)
-        if eos is not None and not sampling.ignore_eos:
-            stops.add(eos)
-        if not stops:
-            return
-        stream = TokenStream(sequence.node, self.options.vocab_size)
-        ids: list[int] = []
-        for place in range(1, sequence.out + 1):
-            ids += stream.take(1)
-            if ids[-1] in stops and place >= sampling.min_tokens:
-                sequence.out, sequence.reason = place, "stop"
-                break
-        sequence.ids = ids
 
     def _run_at_once(self, sequence: SimSequence) -> None:
         keys, size = sequence.keys, self.options.block_size
@@ -302,11 +236,3 @@ class SimCore:
         if node.task == "embed" and reason != "cancelled":
             vector = embedding(node, self.options.embedding_dim)
         return Done(node.id, reason, node.n_tokens, sequence.made, max(0, sequence.cached), vector)
-
-
-class _Refusal(Exception):
-    """Why a node cannot run here."""
-
-    def __init__(self, message: str, code: str) -> None:
-        self.code = code
-        super().__init__(message)

@@ -152,6 +152,13 @@ def test_a_prompt_that_can_never_fit(count: int) -> None:
     assert "kv_blocks=8" in failed.message
 
 
+def test_a_token_buffer_of_another_length() -> None:
+    node = make([1, 2, 3])
+    node.n_tokens = 4
+    (failed,) = finish(SimCore(SimOptions()), node)
+    assert isinstance(failed, Failed) and "n_tokens=4" in failed.message
+
+
 def test_an_answer_ends_where_the_model_does() -> None:
     done = finish(SimCore(SimOptions(max_model_len=20)), make([1] * 15, out=50))[-1]
     assert isinstance(done, Done) and (done.n_tokens, done.finish_reason) == (5, "length")

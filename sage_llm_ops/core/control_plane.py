@@ -58,8 +58,10 @@ class ControlPlane:
         make: MakeWorker | None = None,
     ) -> None:
         self.spec = spec
-        self.pipeline = LivePipeline(spec, registry=registry, record=record, on_end=self._ended)
         self.finished = Finished(keep_finished)
+        self.pipeline = LivePipeline(
+            spec, registry=registry, record=record, remember=self.finished.add
+        )
         self.instances: dict[str, ExecutionInstance] = {}
         self.started_at: float | None = None
         self._default_engine = default_engine
@@ -259,9 +261,6 @@ class ControlPlane:
         with self._lock:
             self.instances.pop(worker, None)
         self.pipeline.detach(worker, f"it was given up: {reason}")
-
-    def _ended(self, handle: RequestHandle) -> None:
-        self.finished.add(handle)
 
 
 def _not_up(down: list[Watched], timeout_s: float) -> str:

@@ -11,10 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
+from sage_llm_ops.engines import standalone
 from sage_llm_ops.types.capabilities import Capabilities
+from sage_llm_ops.types.errors import CapabilityError
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import SamplingParams
+from sage_llm_ops.types.results import RequestResult
 from sage_llm_ops.types.wire import EngineEvent, Hello, Stats
 
 
@@ -51,6 +55,16 @@ class BaseEngine(ABC):
     def tokenizer_hash(self) -> str:
         """Identity of the model's tokenizer, equal to `Tokenizer.hash` on the plane's side."""
 
+    @property
+    def model(self) -> str:
+        """Name under which it serves its model; empty where it has no opinion of its own."""
+        return ""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its model's tokenizer, for the conveniences below; the plane brings its own."""
+        raise CapabilityError(f"engine {self.name!r} has no tokenizer here: pass token ids instead")
+
     @abstractmethod
     def submit(self, node: PlanNode) -> None:
         """Take a node. `Accepted` or `Failed` comes out of a later `step`."""
@@ -74,6 +88,37 @@ class BaseEngine(ABC):
     @abstractmethod
     def stats(self) -> Stats:
         """How loaded it is now."""
+
+    def recover(self, error: Exception) -> bool:
+        """After `step` raised: whether the engine dropped every node it held and can go on.
+
+        False, the default, ends the worker process: an engine whose state nobody knows must not
+        answer further requests.
+        """
+        return False
+
+    # Conveniences for a notebook or a test: they drive `step` themselves, so they are not for an
+    # engine that a worker hosts.
+
+    def generate(
+        self, prompt: str | Sequence[int], sampling: SamplingParams | None = None
+    ) -> RequestResult:
+        """Run one prompt, text or token ids, to its end."""
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return standalone.run_one(self, ids, sampling or SamplingParams())
+
+    def chat(
+        self, messages: Sequence[dict[str, Any]], sampling: SamplingParams | None = None
+    ) -> RequestResult:
+        """Run one conversation through the model's chat template to its end."""
+        return standalone.run_one(self, self.tokenizer.chat(messages), sampling or SamplingParams())
+
+    def embed(self, text: str | Sequence[int]) -> tuple[float, ...]:
+        """The embedding of one text or token sequence."""
+        ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
+        result = standalone.run_one(self, ids, SamplingParams(max_tokens=1), task="embed")
+        assert result.embedding is not None
+        return result.embedding
 
 
 class Uplink(Protocol):

@@ -56,7 +56,12 @@ class Route:
 class LiveHands:
     """`Hands` of the graph and `Uplink` of the workers."""
 
-    def __init__(self, source: LiveSource, on_end: Callable[[RequestHandle], None]) -> None:
+    def __init__(
+        self,
+        source: LiveSource,
+        on_end: Callable[[], None],
+        remember: Callable[[RequestHandle], None] | None = None,
+    ) -> None:
         self.workers: dict[WorkerId, Worker] = {}
         self.handles: dict[RequestId, RequestHandle] = {}
         """Accepted and not ended."""
@@ -64,6 +69,7 @@ class LiveHands:
         """Events of nodes that nobody waits for any more."""
         self._source = source
         self._on_end = on_end
+        self._remember = remember
         self._routes: dict[NodeId, Route] = {}
         self._emptied = threading.Condition()
         self._awaited: set[WorkerId] = set()
@@ -103,11 +109,18 @@ class LiveHands:
 
     def deliver(self, outcome: Outcome) -> None:
         """Tell the caller, if there is one."""
-        handle = self.handles.get(outcome.job.request.id)
+        identity = outcome.job.request.id
+        handle = self.handles.get(identity)
         if handle is not None and handle.request is outcome.job.request:
-            del self.handles[outcome.job.request.id]
-            handle.finish(outcome)
-            self._on_end(handle)
+            self.end(handle, outcome)
+
+    def end(self, handle: RequestHandle, outcome: Outcome) -> None:
+        """Remembered first, then told, then forgotten here: nobody who was told can miss it."""
+        if self._remember is not None:
+            self._remember(handle)
+        handle.finish(outcome)
+        self.handles.pop(handle.request.id, None)
+        self._on_end()
 
     # -- uplink -------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from sage_llm_ops.pipeline.recording import Recorder
 from sage_llm_ops.pipeline.sage_graph import close, wire
 from sage_llm_ops.pipeline.watchdog import Watchdog
 from sage_llm_ops.telemetry import Ledger
-from sage_llm_ops.types.errors import DuplicateRequest, NotRunning, Overloaded, UnknownName
+from sage_llm_ops.types.errors import DuplicateRequest, IntegrityError, NotRunning, Overloaded, UnknownName
 from sage_llm_ops.types.events import (
     Arrive,
     Cancel,
@@ -52,7 +52,7 @@ class LivePipeline:
         record: str | Path | None = None,
         prefix: PrefixView | None = None,
         clock: Callable[[], float] = time.monotonic,
-        on_end: Callable[[RequestHandle], None] | None = None,
+        remember: Callable[[RequestHandle], None] | None = None,
     ) -> None:
         self.spec = spec
         self.graph = check(spec, registry)
@@ -60,11 +60,10 @@ class LivePipeline:
         self.source = LiveSource(clock)
         self._record = record
         self._recorder: Recorder | None = None
-        self.hands = LiveHands(self.source, self._ended)
+        self.hands = LiveHands(self.source, self._ended, remember)
         self.plane = Plane(self.source, self.hands, self.ledger, prefix)
         self.operators = self.graph.operators(self.plane)
         self._env = wire(self.graph, self.operators, self.source)
-        self._on_end = on_end
         self._open = False
         self._closed = False
         self._idle = threading.Condition()
@@ -171,9 +170,7 @@ class LivePipeline:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _ended(self, handle: RequestHandle) -> None:
-        if self._on_end is not None:
-            self._on_end(handle)
+    def _ended(self) -> None:
         if self._awaited and not self.hands.handles:
             with self._idle:
                 self._idle.notify_all()
@@ -190,10 +187,9 @@ class LivePipeline:
 
     def _fail(self, handle: RequestHandle, message: str) -> None:
         request = handle.request
-        if self.hands.handles.pop(request.id, None) is None:
+        if self.hands.handles.get(request.id) is not handle:
             return
         job = self.plane.jobs.get(request.id) or Job(request, 0)
         end = Outcome(0, self.source.clock(), job, code="pipeline_died", message=message)
-        with suppress(Exception):
-            handle.finish(end)
-        self._ended(handle)
+        with suppress(IntegrityError):  # the graph was quicker
+            self.hands.end(handle, end)

@@ -236,6 +236,9 @@ class SimHands:
         request = job.request
         node.tokens, node.sampling = request.tokens, request.sampling.after(node.offset)
         node.blocks, node.block_size = request.blocks, request.block_size
+        if node.offset and node.tokens:
+            # Delivered tokens are counted here, not kept: any ids of the right number will do.
+            node.tokens += bytes(4 * node.offset)
         worker = self._source.workers[WorkerId(node.worker)]
         worker.delivered[node.id] = 0
         worker.core.submit(node, self._source.now)

@@ -1,7 +1,4 @@
-"""Shipped fakes: use these in tests, not monkeypatching."""
+"""Shipped fakes: clocks, faults, engines and fleets for tests of ours and of yours.
 
-from sage_llm_ops.testing.clocks import ManualClock
-from sage_llm_ops.testing.faults import FaultPlan, FaultyUplink, FaultyWorker
-from sage_llm_ops.testing.fleets import sim_instances
-
-__all__ = ["FaultPlan", "FaultyUplink", "FaultyWorker", "ManualClock", "sim_instances"]
+Nothing in here lies on the path of a benchmark or of production.
+"""

@@ -35,7 +35,8 @@ class SimOptions:
     prefix_cache: bool = True
     visible_tokens: bool = True
     """False: only the first token and the end are reported, and steps between them are jumped."""
-    vocab_size: int = 32_000
+    vocab_size: int = 95
+    """Different tokens it says: ids from 32 on."""
     eos_token_id: int | None = None
     tasks: tuple[str, ...] = ("generate",)
     embedding_dim: int = 16

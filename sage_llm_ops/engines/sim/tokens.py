@@ -21,6 +21,8 @@ from sage_llm_ops.types.errors import InvalidRequest
 from sage_llm_ops.types.plans import PlanNode
 
 TOKEN_BYTES = 4
+FIRST_TOKEN = 32
+"""The space: with the default vocabulary answers are printable ASCII under the byte tokenizer."""
 
 
 def _digest(node: PlanNode) -> int:
@@ -53,7 +55,7 @@ class TokenStream:
             else:
                 mixed = state
             # CRC is linear: without the product, neighbouring states would give related tokens.
-            token = (mixed * 0x9E3779B97F4A7C15 >> 24 & 0xFFFFFFFF) % vocab
+            token = FIRST_TOKEN + (mixed * 0x9E3779B97F4A7C15 >> 24 & 0xFFFFFFFF) % vocab
             made.append(token)
             if place < 0:
                 state = crc32(token.to_bytes(TOKEN_BYTES, "little"), state)

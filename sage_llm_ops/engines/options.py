@@ -1,0 +1,23 @@
+"""Engine options: from a table of a file, or a dict, to the engine's own frozen struct."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from sage_llm_ops.types.errors import ConfigError, UnknownName
+
+Options = TypeVar("Options", bound=msgspec.Struct)
+
+
+def parse_options(kind: type[Options], engine: str, given: dict[str, Any]) -> Options:
+    """Raises `UnknownName` for an option nobody knows, `ConfigError` for one of a wrong type."""
+    known = kind.__struct_fields__
+    for name in given:
+        if name not in known:
+            raise UnknownName(f"option of engine {engine!r}", name, known)
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"options of engine {engine!r}: {error}") from error

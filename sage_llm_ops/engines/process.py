@@ -1,0 +1,219 @@
+"""A worker in a child process: the plane's side."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sage_llm_ops.engines import wire
+from sage_llm_ops.engines.base import Uplink
+from sage_llm_ops.engines.child import ENTRY, Child, child_environment
+from sage_llm_ops.engines.host import HostSpec
+from sage_llm_ops.engines.hub import Hub
+from sage_llm_ops.types.errors import IntegrityError, ProtocolError
+from sage_llm_ops.types.ids import NodeId, WorkerId
+from sage_llm_ops.types.instances import ExecutionInstance
+from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.wire import (
+    PROTOCOL,
+    CancelNode,
+    Drained,
+    DrainWorker,
+    EngineEvent,
+    Hello,
+    Ping,
+    Pong,
+    Stats,
+    StopWorker,
+    Submit,
+    Up,
+)
+
+START_TIMEOUT_S = 180.0
+
+
+class ProcessWorker:
+    """Implements `Worker` over a child process, ZeroMQ ipc between them.
+
+    `entry` replaces the child's command line (a test seam). `log` is where the child's output goes;
+    without it, into an anonymous file that lives as long as the child.
+    """
+
+    def __init__(
+        self,
+        instance: ExecutionInstance,
+        uplink: Uplink,
+        *,
+        engine: str,
+        options: dict[str, Any] | None = None,
+        tokenizer_hash: str = "",
+        log: str | os.PathLike[str] | None = None,
+        start_timeout_s: float = START_TIMEOUT_S,
+        environment: dict[str, str] | None = None,
+        entry: Sequence[str] = ENTRY,
+        hub: Hub | None = None,
+    ) -> None:
+        self.id = WorkerId(instance.instance_id)
+        self.instance = instance
+        self.incarnation = 0
+        self.start_timeout_s = start_timeout_s
+        self.hello: Hello | None = None
+        self.last_pong: float | None = None
+        """When (monotonic) its step loop last answered a ping."""
+        self._uplink = uplink
+        self._expected = wire.Expected(
+            "" if ":" in engine else engine, instance.model_name, tokenizer_hash
+        )
+        self._spec = HostSpec(
+            protocol=PROTOCOL,
+            parent=0,
+            engine=engine,
+            model=instance.model_name,
+            options=dict(options or {}),
+            directory="",
+            up="",
+            down="",
+        )
+        self._log = None if log is None else Path(log)
+        self._environment = dict(environment or {})
+        self._entry = tuple(entry)
+        self._hub = hub
+        self._child: Child | None = None
+        self._pings = itertools.count(1)
+        self._lock = threading.Lock()
+        self._drained = threading.Event()
+
+    # Worker
+
+    def start(self) -> None:
+        with self._lock:
+            if self._child is not None:
+                raise IntegrityError(f"worker {self.id!r} was started while it runs")
+            self.incarnation += 1
+            self.hello = self.last_pong = None
+            self._child = Child(
+                self.incarnation,
+                self._spec,
+                log=self._log,
+                env=child_environment(dict(os.environ), self._environment),
+                entry=self._entry,
+            )
+            child = self._child
+        (self._hub or Hub.shared()).add(child, self)
+
+    def submit(self, node: PlanNode) -> bool:
+        return self._send(Submit(node))
+
+    def cancel(self, node: NodeId) -> None:
+        self._send(CancelNode(node))
+
+    def stop(self, timeout_s: float) -> None:
+        if (self._hub or Hub.shared()).inside:
+            raise IntegrityError(f"worker {self.id!r}: stop() waits for the hub, so not from it")
+        with self._lock:
+            child = self._child
+            if child is None:
+                return
+            child.stopping = True
+        # While it loads it reads no commands, and there is nothing in it that must end in order.
+        if not (child.up and child.send([StopWorker()])):
+            child.signal(signal.SIGTERM)
+        if not child.gone.wait(timeout_s):
+            child.signal(signal.SIGKILL)
+            child.gone.wait()
+
+    def kill(self) -> None:
+        child = self._child
+        if child is not None:
+            child.killed = True
+            child.reason = child.reason or "killed on request"
+            child.signal(signal.SIGKILL)
+
+    def describe(self) -> dict[str, Any]:
+        child = self._child
+        state = "down" if child is None else "up" if child.up else "starting"
+        if child is not None and child.stopping:
+            state = "stopping"
+        return {
+            "id": self.id,
+            "placement": "process",
+            "engine": self._spec.engine,
+            "state": state,
+            "incarnation": self.incarnation,
+            "pid": None if child is None else child.pid,
+            "log": str(self._log or "") if child is None else child.log_name(),
+            "silent_s": None if self.last_pong is None else time.monotonic() - self.last_pong,
+        }
+
+    # beyond the protocol
+
+    def ping(self) -> bool:
+        """Ask the step loop for a sign of life: `last_pong` moves when it answers."""
+        return self._send(Ping(next(self._pings)))
+
+    def drain(self, timeout_s: float) -> bool:
+        """Whether everything submitted so far ended in time. Submit nothing meanwhile."""
+        child = self._child
+        self._drained.clear()
+        if not (self._send(DrainWorker()) and self._drained.wait(timeout_s)):
+            return False
+        return self._child is child  # its end wakes us too
+
+    def _send(self, message: Any) -> bool:
+        child = self._child
+        return child is not None and child.up and child.send([message])
+
+    # Owner: from the hub's thread
+
+    def received(self, child: Child, messages: list[Up]) -> None:
+        if not messages:
+            return
+        if not child.up:
+            messages = self._handshake(child, messages)
+        events: list[EngineEvent] = []
+        for message in messages:
+            match message:
+                case Stats():
+                    self._uplink.on_stats(self.id, message)
+                case Pong():
+                    self.last_pong = time.monotonic()
+                case Drained():
+                    self._drained.set()
+                case Hello():
+                    raise ProtocolError("a second Hello from a worker that is up")
+                case _:
+                    events.append(message)
+        if events:
+            self._uplink.on_events(self.id, child.incarnation, events)
+
+    def _handshake(self, child: Child, messages: list[Up]) -> list[Up]:
+        hello, *rest = messages
+        if not isinstance(hello, Hello):
+            raise ProtocolError(f"handshake: expected Hello first, got {type(hello).__name__}")
+        refused = wire.refusal(hello, self._expected)
+        if refused:
+            raise ProtocolError(refused)
+        self.hello = hello
+        child.up = True
+        if not child.stopping:
+            self._uplink.on_up(self.id, child.incarnation, hello)
+        return rest
+
+    def ended(self, child: Child, reason: str) -> None:
+        with self._lock:
+            self._child = None
+        self._drained.set()
+        if child.stopping:
+            return
+        verb = "ended" if child.up else "did not start"
+        tail = child.tail()
+        text = f"worker {self.id!r} {verb}: {reason}"
+        self._uplink.on_down(
+            self.id, child.incarnation, f"{text}; its log ends:\n{tail}" if tail else text
+        )

@@ -1,0 +1,101 @@
+"""Names of engines and placements, and the factories behind them. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from sage_llm_ops.engines.base import BaseEngine, Uplink, Worker
+from sage_llm_ops.types.errors import CapabilityError, ConfigError, UnknownName
+from sage_llm_ops.types.instances import PLACEMENTS, ExecutionInstance
+
+ENGINES = {
+    "sim": "sage_llm_ops.engines.sim.engine:SimEngine",
+    "vllm": "sage_llm_ops.engines.vllm.engine:VllmEngine",
+}
+"""A name with a colon, `package.module:Class`, is an engine of your own."""
+
+NOT_BUILT = ("http", "ray")
+DEFAULT_PLACEMENT = {"sim": "inline"}
+"""Where an engine runs if nobody says; `process` for those not named."""
+
+
+def engine_class(name: str) -> type[BaseEngine]:
+    """Raises `UnknownName`, or `ConfigError` where an engine of one's own cannot be imported."""
+    path = ENGINES.get(name, name)
+    if ":" not in path:
+        raise UnknownName("engine", name, [*ENGINES, "package.module:Class"])
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"engine {name!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, BaseEngine)):
+        raise ConfigError(f"engine {name!r} is no subclass of BaseEngine")
+    return found
+
+
+def make_engine(name: str, options: dict[str, Any] | None = None) -> BaseEngine:
+    """An engine that is not started. Its class checks the options and refuses unknown ones."""
+    factory: Callable[[dict[str, Any]], BaseEngine] = engine_class(name)
+    return factory(dict(options or {}))
+
+
+def placement_of(instance: ExecutionInstance, default_engine: str) -> tuple[str, str]:
+    """`(engine, placement)` of an instance; raises `UnknownName` or `CapabilityError`."""
+    engine = instance.engine or default_engine
+    placement = "http" if instance.wants_http else instance.placement
+    placement = placement or DEFAULT_PLACEMENT.get(engine, "process")
+    if placement in NOT_BUILT:
+        raise CapabilityError(
+            f"instance {instance.instance_id!r}: placement {placement!r} is not built yet; "
+            "use placement 'process' or 'inline', without host and port"
+        )
+    if placement not in PLACEMENTS:
+        raise UnknownName("placement", placement, PLACEMENTS)
+    return engine, placement
+
+
+def engine_options(instance: ExecutionInstance, engine: str) -> dict[str, Any]:
+    """The instance's options with what its other fields say to this engine."""
+    complete = getattr(engine_class(engine), "complete_options", None)
+    options = dict(instance.options)
+    return options if complete is None else complete(instance, options)
+
+
+def make_worker(
+    instance: ExecutionInstance,
+    uplink: Uplink,
+    default_engine: str = "vllm",
+    *,
+    log: str | os.PathLike[str] | None = None,
+    tokenizer_hash: str = "",
+    start_timeout_s: float | None = None,
+) -> Worker:
+    """The worker for an instance, not started. Wrong options are refused here, not in the child."""
+    engine, placement = placement_of(instance, default_engine)
+    options = engine_options(instance, engine)
+    if placement == "inline":
+        from sage_llm_ops.engines.inline import InlineWorker
+
+        if engine != "sim":
+            raise CapabilityError(
+                f"instance {instance.instance_id!r}: engine {engine!r} owns its thread and device; "
+                "use placement 'process'"
+            )
+        inline: Worker = InlineWorker(instance, options, uplink)
+        return inline
+    from sage_llm_ops.engines.process import START_TIMEOUT_S, ProcessWorker
+
+    make_engine(engine, options)
+    return ProcessWorker(
+        instance,
+        uplink,
+        engine=engine,
+        options=options,
+        tokenizer_hash=tokenizer_hash,
+        log=log,
+        start_timeout_s=START_TIMEOUT_S if start_timeout_s is None else start_timeout_s,
+    )

@@ -1,0 +1,43 @@
+"""UTF-8 bytes as tokens: for engines that simulate."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import Any
+
+
+class ByteTokenizer:
+    """Ids 0-255 are bytes. Higher ids, which a simulation may make up, are no text."""
+
+    hash = "utf-8-bytes-1"
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return _bytes(ids).decode(errors="replace")
+
+    def chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        turns = (f"<|{message['role']}|>{message['content']}\n" for message in messages)
+        return self.encode("".join(turns) + "<|assistant|>")
+
+    def decoder(self, *, skip_special_tokens: bool = True) -> ByteDecoder:
+        return ByteDecoder()
+
+
+class ByteDecoder:
+    """Implements `TextDecoder`."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, ids: Sequence[int]) -> str:
+        return self._decoder.decode(_bytes(ids))
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+def _bytes(ids: Sequence[int]) -> bytes:
+    return bytes(token for token in ids if 0 <= token < 256)

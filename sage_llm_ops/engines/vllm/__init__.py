@@ -1,0 +1,1 @@
+"""vLLM behind `BaseEngine`. vLLM itself is imported inside `start` only."""

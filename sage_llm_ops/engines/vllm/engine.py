@@ -1,0 +1,204 @@
+"""vLLM as a `BaseEngine`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sage_llm_ops.engines.base import BaseEngine, Tokenizer
+from sage_llm_ops.engines.options import parse_options
+from sage_llm_ops.engines.tokens import unpack
+from sage_llm_ops.engines.vllm.core import REJECTIONS, Core
+from sage_llm_ops.engines.vllm.nodes import NodeTable, rejected
+from sage_llm_ops.engines.vllm.options import VllmOptions, complete
+from sage_llm_ops.engines.vllm.sampling import FIELDS, to_vllm
+from sage_llm_ops.engines.vllm.versions import check_version
+from sage_llm_ops.types.capabilities import Capabilities
+from sage_llm_ops.types.errors import EngineStartError, IntegrityError
+from sage_llm_ops.types.ids import NodeId
+from sage_llm_ops.types.instances import ExecutionInstance
+from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Stats
+
+TASKS = ("generate", "embed")
+
+
+class VllmEngine(BaseEngine):
+    """One vLLM engine over either core. CPU and CUDA builds, the same code."""
+
+    name: ClassVar[str] = "vllm"
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = parse_options(VllmOptions, self.name, options)
+        self._nodes = NodeTable()
+        self._out: list[EngineEvent] = []
+        self._core: Core | None = None
+        self._version = ""
+        self._tokenizer_hash = ""
+        self._vocabulary = 0
+        self._capabilities = Capabilities(tasks=())
+        self._tokenizer: Tokenizer | None = None
+
+    @staticmethod
+    def complete_options(instance: ExecutionInstance, options: dict[str, Any]) -> dict[str, Any]:
+        """Used by the registry."""
+        return complete(instance, options)
+
+    def start(self) -> None:
+        self._version = check_version()
+        from sage_llm_ops.engines.tokenizers.files import tokenizer_hash
+
+        self._tokenizer_hash = tokenizer_hash(self._tokenizer_source)
+        try:
+            self._core = self._make_core()
+            self._core.start()
+            self._capabilities = self._measure(self._core)
+        except Exception as error:
+            self.stop()
+            raise EngineStartError(
+                f"vLLM {self._version} did not start with model {self._options.model!r}: {error}"
+            ) from error
+
+    def _make_core(self) -> Core:
+        from vllm.platforms import current_platform
+
+        cpu = current_platform.is_cpu()
+        arguments = self._options.arguments(cpu=cpu)
+        if self._options.core_on(cpu=cpu) == "inproc":
+            from sage_llm_ops.engines.vllm.inproc import InprocCore
+
+            return InprocCore(arguments)
+        from sage_llm_ops.engines.vllm.asynchronous import AsyncCore
+
+        return AsyncCore(arguments)
+
+    def _measure(self, core: Core) -> Capabilities:
+        from sage_llm_ops.engines.tokenizers.files import tokenizer_directory
+        from sage_llm_ops.engines.tokenizers.template import ChatTemplate
+
+        config = core.config
+        self._vocabulary = int(config.model_config.get_vocab_size())
+        tasks = tuple(task for task in TASKS if task in core.tasks)
+        generates = "generate" in tasks
+        return Capabilities(
+            tasks=tasks,
+            streaming=generates,
+            sampling=FIELDS if generates else (),
+            chat_template=ChatTemplate(tokenizer_directory(self._tokenizer_source)).exists,
+            prefix_cache=bool(config.cache_config.enable_prefix_caching),
+            max_model_len=int(config.model_config.max_model_len),
+            max_num_seqs=int(config.scheduler_config.max_num_seqs),
+            kv_blocks=int(config.cache_config.num_gpu_blocks or 0),
+            block_size=int(config.cache_config.block_size),
+            max_num_batched_tokens=int(config.scheduler_config.max_num_batched_tokens),
+        )
+
+    def stop(self) -> None:
+        core, self._core = self._core, None
+        if core is not None:
+            core.stop()
+
+    @property
+    def _tokenizer_source(self) -> str:
+        return self._options.tokenizer or self._options.model
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @property
+    def tokenizer_hash(self) -> str:
+        return self._tokenizer_hash
+
+    @property
+    def model(self) -> str:
+        return self._options.served_model_name or self._options.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            from sage_llm_ops.engines.tokenizers import tokenizer_for
+
+            self._tokenizer = tokenizer_for(self.name, self._tokenizer_source)
+        return self._tokenizer
+
+    def submit(self, node: PlanNode) -> None:
+        core = self._running_core()
+        refused = self._unfit(node, ids := _ids(node))
+        if refused is not None:
+            self._out.append(Failed(node.id, "invalid_request", refused))
+            return
+        key = self._nodes.add(node)
+        try:
+            core.add(key, ids, self._params(node), pooling=node.task == "embed")
+        except REJECTIONS as error:
+            self._nodes.drop(node.id)
+            self._out.append(rejected(node, error))
+            return
+        self._out.append(Accepted(node.id))
+
+    def _unfit(self, node: PlanNode, ids: list[int]) -> str | None:
+        """What vLLM would not refuse in a sentence, or not at all: a negative id crashes a step."""
+        if node.kind != "fused":
+            return f"node kind {node.kind!r}: this engine runs 'fused' nodes"
+        if node.task not in self._capabilities.tasks:
+            offered = ", ".join(self._capabilities.tasks)
+            return f"task {node.task!r}: this worker's model offers {offered}"
+        if not ids:
+            return "the prompt is empty: send at least one token"
+        wrong = next((token for token in ids if not 0 <= token < self._vocabulary), None)
+        if wrong is not None:
+            return f"token id {wrong} is outside the vocabulary of {self._vocabulary}"
+        room = self._capabilities.max_model_len - (node.task == "generate")
+        if len(ids) > room:
+            return (
+                f"the prompt has {len(ids)} tokens, this worker takes {room} "
+                f"(max_model_len {self._capabilities.max_model_len}): shorten it"
+            )
+        return None
+
+    @staticmethod
+    def _params(node: PlanNode) -> Any:
+        if node.task == "embed":
+            from vllm import PoolingParams
+
+            return PoolingParams(task="embed")
+        return to_vllm(node.sampling)
+
+    def cancel(self, node: NodeId) -> None:
+        held = self._nodes.drop(node)
+        if held is None:
+            return
+        self._running_core().abort(self._nodes.key(node))
+        self._out.append(Done(node, "cancelled", held.node.n_tokens, held.made, held.cached))
+
+    def step(self) -> list[EngineEvent]:
+        out, self._out = self._out, []
+        # What is waiting to be said does not wait for a step of the model.
+        if len(self._nodes) and not out:
+            for output in self._running_core().poll():
+                out.extend(self._nodes.events(output))
+        return out
+
+    @property
+    def busy(self) -> bool:
+        return bool(len(self._nodes) or self._out)
+
+    def stats(self) -> Stats:
+        load = self._running_core().load()
+        return Stats(load.running, load.waiting, load.kv_usage)
+
+    def _running_core(self) -> Core:
+        if self._core is None:
+            raise IntegrityError("the vLLM engine is not started")
+        return self._core
+
+
+def _ids(node: PlanNode) -> list[int]:
+    try:
+        return unpack(node.tokens)
+    except ValueError:
+        return []

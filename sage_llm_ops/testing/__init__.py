@@ -1,1 +1,10 @@
-"""Shipped fakes: the seams that tests use, ours and yours."""
+"""Shipped fakes: clocks, faults, engines and fleets for tests of ours and of yours.
+
+Nothing in here lies on the path of a benchmark or of production.
+"""
+
+from sage_llm_ops.testing.clocks import ManualClock
+from sage_llm_ops.testing.faults import FaultPlan, FaultyUplink, FaultyWorker
+from sage_llm_ops.testing.fleets import sim_instances
+
+__all__ = ["FaultPlan", "FaultyUplink", "FaultyWorker", "ManualClock", "sim_instances"]

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar, Self
 
 
 class SageLlmOpsError(Exception):
@@ -47,12 +47,26 @@ class ConfigError(SageLlmOpsError):
     code = "config"
 
     def __init__(
-        self, message: str, *, file: str | None = None, line: int | None = None, key: str | None = None
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        key: str | None = None,
     ) -> None:
+        self.message, self.file, self.line, self.key = message, file, line, key
+        super().__init__(self._sentence())
+
+    def at(self, *, file: str | None, line: int | None, key: str | None) -> Self:
+        """Itself, saying where: for whoever knows the place of a setting that another refused."""
         self.file, self.line, self.key = file, line, key
-        where = ":".join(str(part) for part in (file, line) if part is not None)
-        parts = [part for part in (where, f"`{key}`" if key else "", message) if part]
-        super().__init__(": ".join(parts))
+        self.args = (self._sentence(),)
+        return self
+
+    def _sentence(self) -> str:
+        where = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        parts = (where, f"`{self.key}`" if self.key else "", self.message)
+        return ": ".join(part for part in parts if part)
 
 
 class UnknownName(ConfigError):
@@ -70,10 +84,11 @@ class UnknownName(ConfigError):
         line: int | None = None,
         key: str | None = None,
     ) -> None:
-        self.kind, self.name = kind, name
         names = sorted(known)
-        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+        self.kind, self.name, self.known = kind, name, names
+        folded = {known_name.lower(): known_name for known_name in names}
+        near = difflib.get_close_matches(str(name).lower(), folded, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(repr(folded[n]) for n in near)}? " if near else ""
         super().__init__(
             f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}",
             file=file,
@@ -235,14 +250,14 @@ BY_CODE: dict[str, type[SageLlmOpsError]] = _tree(SageLlmOpsError)
 
 
 def failure(code: str, message: str, request_id: str, partial: tuple[int, ...]) -> RequestError:
-    """The exception for a terminal outcome that crossed the graph as a code and a sentence."""
-    kind: Any = BY_CODE.get(code)
-    if kind is None:
-        raise IntegrityError(f"outcome code {code!r} names no error class")
-    if issubclass(kind, RequestFailed):
-        error: RequestError = kind(message, request_id=request_id, partial=partial)
-        return error
-    if issubclass(kind, RequestError):
-        refused: RequestError = kind(message, request_id=request_id)
-        return refused
-    raise IntegrityError(f"outcome code {code!r} is not about a request")
+    """The exception for a terminal outcome that crossed the graph as a code and a sentence.
+
+    Codes of errors that are not about requests (a defect of ours, a capability an engine lacks)
+    end a request all the same: as plain `RequestFailed`, the code kept in the sentence.
+    """
+    kind = BY_CODE.get(code)
+    if kind is not None and issubclass(kind, RequestFailed):
+        return kind(message, request_id=request_id, partial=partial)
+    if kind is not None and issubclass(kind, RequestError):
+        return kind(message, request_id=request_id)
+    return RequestFailed(f"{code}: {message}", request_id=request_id, partial=partial)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
+from sage_llm_ops.types.ids import Needs, NodeId, RequestId, WorkerId
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
 
@@ -77,11 +77,13 @@ class WorkerUp(Event):
 
 
 class WorkerDown(Event):
-    """The worker's process ended. `delivered`: tokens per node that reached their streams."""
+    """The worker's process ended. `lost`: the nodes that went with it, and the tokens of each that
+    had reached their streams. Nodes it does not name run on a later start of the same worker, or
+    were never handed over and are reported one by one."""
 
     worker: WorkerId
     reason: str
-    delivered: dict[int, int] = {}
+    lost: dict[int, int] = {}
 
 
 class WorkerJoin(Event):
@@ -102,7 +104,7 @@ class WorkerLeave(Event):
 
     worker: WorkerId
     reason: str
-    delivered: dict[int, int] = {}
+    lost: dict[int, int] = {}
 
 
 class Load(Event):
@@ -151,6 +153,7 @@ class Job:
     """One accepted request on its way; from Admit to Outcome the graph holds exactly one."""
 
     __slots__ = (
+        "accepted",
         "attempt",
         "cached",
         "cancelled",
@@ -170,7 +173,7 @@ class Job:
         self.request = request
         self.seq = seq
         """Arrival order: kept over retries."""
-        self.needs = (request.model, request.task)
+        self.needs: Needs = (request.model, request.task, request.pin)
         """What a worker must offer; requests with the same needs wait for the same capacity."""
         self.attempt = 0
         self.delivered = 0
@@ -180,6 +183,8 @@ class Job:
         """Workers that failed it; avoided while there is another."""
         self.node: NodeId | None = None
         """The running attempt, None while it waits."""
+        self.accepted = False
+        """Whether the running attempt's worker said that it holds it."""
         self.worker: WorkerId | None = None
         self.placed: float | None = None
         self.first_token: float | None = None
@@ -196,6 +201,18 @@ class Inner(msgspec.Struct, gc=False):
     job: Job
 
 
+class Admitted(Inner):
+    """Accepted: it waits for its turn."""
+
+
+class AttemptFailed(Inner):
+    """The running attempt is over without an end. `died`: its worker went with it."""
+
+    reason: str
+    message: str
+    died: bool
+
+
 class Offer(Inner):
     """The best pending request, looking for a place. At most one exists at a time."""
 
@@ -210,7 +227,6 @@ class Placed(Inner):
     """Room was found and is reserved under the node's id."""
 
     node: PlanNode
-    nodes: tuple[PlanNode, ...] = ()
 
 
 class NoRoom(Inner):
@@ -249,3 +265,7 @@ class Broken(Inner):
 
     operator: str = ""
     error: Any = None
+
+
+Deliverable = (Offer, Outcome)
+"""Kinds that may never travel a feedback edge: they would go round for ever."""

@@ -10,3 +10,7 @@ WorkerId = NewType("WorkerId", str)
 
 NodeId = NewType("NodeId", int)
 """One attempt of one plan node on one worker. Also the reservation's id: they live and die together."""
+
+Needs = tuple[str, str, str]
+"""Model, task and pinned worker (or empty): what a place must offer. Requests with equal needs wait
+for the same capacity."""

@@ -76,17 +76,30 @@ class ExecutionInstance:
 
     def __post_init__(self) -> None:
         if not isinstance(self.instance_id, str) or not self.instance_id:
-            raise ConfigError(f"instance_id={self.instance_id!r} must be a non-empty string")
+            raise ConfigError(
+                f"instance_id={self.instance_id!r} must be a non-empty string",
+                key="instance_id",
+            )
         try:
             self.instance_type = ExecutionInstanceType(self.instance_type)
         except ValueError:
             raise UnknownName(
-                "instance type", self.instance_type, [t.value for t in ExecutionInstanceType]
+                "instance type",
+                self.instance_type,
+                [t.value for t in ExecutionInstanceType],
+                key="instance_type",
             ) from None
         self._check_parallelism()
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise ConfigError(
+                f"instance {self.instance_id!r}: port={self.port} must be between 1 and 65535",
+                key="port",
+            )
         if self.max_concurrency is not None and self.max_concurrency < 1:
             raise ConfigError(
-                f"instance {self.instance_id!r}: max_concurrency={self.max_concurrency} must be at least 1"
+                f"instance {self.instance_id!r}: max_concurrency={self.max_concurrency} "
+                "must be at least 1",
+                key="max_concurrency",
             )
 
     def _check_parallelism(self) -> None:
@@ -94,12 +107,14 @@ class ExecutionInstance:
             size = getattr(self, f"{name}_parallel_size")
             if size < 1:
                 raise ConfigError(
-                    f"instance {self.instance_id!r}: {name}_parallel_size={size} must be at least 1"
+                    f"instance {self.instance_id!r}: {name}_parallel_size={size} must be at least 1",
+                    key=f"{name}_parallel_size",
                 )
         if self.gpu_count is not None and self.gpu_count < self.ranks:
             raise ConfigError(
                 f"instance {self.instance_id!r}: gpu_count={self.gpu_count} is below the {self.ranks} "
-                "ranks of its tensor x pipeline x data parallelism; raise gpu_count or leave it out"
+                "ranks of its tensor x pipeline x data parallelism; raise gpu_count or leave it out",
+                key="gpu_count",
             )
 
     @property

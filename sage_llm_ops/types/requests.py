@@ -76,6 +76,16 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
             and self.repetition_penalty == 1.0
         )
 
+    def after(self, delivered: int) -> SamplingParams:
+        """What is left to do once so many tokens are delivered."""
+        if not delivered:
+            return self
+        return msgspec.structs.replace(
+            self,
+            max_tokens=self.max_tokens - delivered,
+            min_tokens=max(0, self.min_tokens - delivered),
+        )
+
     def checked(self) -> SamplingParams:
         """Itself, or `InvalidRequest` that names the field, the value and its range."""
         rules: tuple[tuple[str, bool, str], ...] = (
@@ -119,7 +129,8 @@ class RequestMetadata:
     prompt_token_ids: list[int] | None = None
     messages: list[dict[str, Any]] | None = None
     sampling_params: SamplingParams | Mapping[str, Any] | Any | None = None
-    task: Task = Task.GENERATE
+    task: Task | str = Task.GENERATE
+    pin: str | None = None
 
 
 class Request(msgspec.Struct, gc=False):
@@ -144,6 +155,8 @@ class Request(msgspec.Struct, gc=False):
     blocks: tuple[int, ...] = ()
     """Ids of the prompt's blocks where a trace gives them instead of tokens (`block_size` each)."""
     block_size: int = 0
+    pin: str = ""
+    """The one worker it must run on; empty: any."""
     estimated: bool = False
     """True where `n_prompt` is an estimate, because nobody here has the model's tokenizer."""
 

@@ -312,6 +312,15 @@ def test_garbage_from_the_plane_is_survived(
     assert "ignored: frame of 9 bytes from the plane" in log.read_text()
 
 
+def test_the_simulated_engine_in_a_process(make: MakeWorker, uplink: RecordingUplink) -> None:
+    worker = make(engine="sim", options={"timing": "instant"})
+    worker.start()
+    uplink.wait_up("w")
+    worker.submit(node(1))
+    done = uplink.wait_end(1)
+    assert isinstance(done, Done) and len(uplink.ids(1)) == 4
+
+
 def test_sigterm_ends_it_in_order(make: MakeWorker, uplink: RecordingUplink) -> None:
     worker = make()
     worker.start()

@@ -38,7 +38,9 @@ def node(number: int, n: int = 24, first: int = 40) -> PlanNode:
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RecordingUplink, list[Worker]]]:
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[RecordingUplink, list[Worker]]]:
     uplink = RecordingUplink()
     logs: Path = tmp_path_factory.mktemp("logs")
     workers = [

@@ -1,0 +1,55 @@
+# Every target makes the environment it needs; see CONTRIBUTING.md, "What make does".
+#   PYTHON=python3.12            the Python to build .venv from (default: python3, else the newest of 3.11 to 3.13)
+#   SAGE_LLM_OPS_BUILD=sim       cpu, cuda or sim (default: what the machine can run)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/sh
+
+BIN := .venv/bin
+MODEL ?=
+ARGS ?=
+SUITE ?=
+PRESET ?= ci
+OUT ?= bench-out/$(SUITE)-$(PRESET).json
+
+.PHONY: help preflight bootstrap demo check test bench lock format clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+preflight: ## can this machine take the install? Every check, with what mends it
+	@$(or $(PYTHON),python3) tools/preflight.py
+
+bootstrap: ## make .venv what the lock says (every target below does it first)
+	@$(or $(PYTHON),python3) tools/bootstrap.py
+
+demo: bootstrap ## serve requests on this machine, and show why each went where it went (MODEL=name, ARGS="...")
+	@$(BIN)/sage-llm-ops demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+check: bootstrap ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+test: check ## check, then pytest (ARGS="tests/types -k name")
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: bootstrap ## one benchmark suite: SUITE=name [PRESET=ci|full] [OUT=file]
+	@test -n "$(SUITE)" || { echo "name a suite: make bench SUITE=name; suites:"; ls benchmarks/suites; exit 2; }
+	@mkdir -p $(dir $(OUT))
+	@$(BIN)/python benchmarks/runner.py --suite $(SUITE) --preset $(PRESET) --out $(OUT) $(ARGS)
+
+format: bootstrap ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: bootstrap ## compile locks/*.txt again (UPGRADE=1: newest versions within the bounds)
+	@$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
+
+# The stamp goes first: an interrupted clean must not leave half an environment that looks whole.
+clean: ## remove .venv, .demo and caches, nothing else
+	@rm -f .venv/sage-llm-ops.json
+	@rm -rf .venv .venv-bootstrap.log .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,178 @@
+"""`services.toml`: the services of a SAGE application that are this package's.
+
+    [services.llm_control_plane]
+    type = "ControlPlaneVLLMService"
+    scheduling_policy = "fifo"
+
+    [[services.llm_control_plane.instances]]
+    instance_id = "w0"
+    engine = "sim"
+
+Tables of any other type belong to other SAGE services and are not looked into.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage_llm_ops.config import instances
+from sage_llm_ops.config.nouns import shape_of
+from sage_llm_ops.config.overrides import Shape, override
+from sage_llm_ops.config.tables import Known, check_known, located, read_fields, table_at
+from sage_llm_ops.config.toml_lines import Path
+from sage_llm_ops.config.toml_source import TomlSource, read_toml
+from sage_llm_ops.types.errors import ConfigError, UnknownName
+from sage_llm_ops.types.instances import ExecutionInstance
+
+SERVICE_TYPE = "ControlPlaneVLLMService"
+_TOO_NEAR = 0.8
+"""A name this similar to ours is a slip of the pen; `VLLMService` (0.65) is SAGE's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """One `ControlPlaneVLLMService`. None: the default of `ControlPlaneManager`."""
+
+    name: str
+    scheduling_policy: str | None = None
+    routing_strategy: str | None = None
+    enable_pd_separation: bool | None = None
+    default_engine: str | None = None
+    max_in_flight: int | None = None
+    ledger: str | None = None
+    instances: tuple[ExecutionInstance, ...] = ()
+    file: str | None = field(default=None, compare=False)
+    line: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight is not None and self.max_in_flight < 1:
+            raise ConfigError(
+                f"max_in_flight={self.max_in_flight} must be at least 1", key="max_in_flight"
+            )
+        for name in ("scheduling_policy", "routing_strategy", "default_engine", "ledger"):
+            if getattr(self, name) == "":
+                raise ConfigError("'' names nothing; leave it out for the default", key=name)
+
+
+SETTINGS = (
+    "scheduling_policy",
+    "routing_strategy",
+    "enable_pd_separation",
+    "default_engine",
+    "max_in_flight",
+    "ledger",
+)
+"""Keys of a service's table beside `type` and `instances`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesConfig:
+    """The services of one file that are ours, and the names of those that are not."""
+
+    services: tuple[ServiceConfig, ...]
+    others: tuple[str, ...] = ()
+    file: str | None = field(default=None, compare=False)
+
+    def service(self, name: str | None = None) -> ServiceConfig:
+        """The service of this name; without a name, the only one."""
+        names = [service.name for service in self.services]
+        if name is None and len(names) != 1:
+            raise ConfigError(
+                f"has {len(names)} services of type {SERVICE_TYPE!r}"
+                + (f": say which of {', '.join(names)}" if names else ""),
+                file=self.file,
+                key="services",
+            )
+        for service in self.services:
+            if name in (None, service.name):
+                return service
+        raise UnknownName("service", name, names, file=self.file, key="services")
+
+
+def load_services(
+    path: str | os.PathLike[str],
+    *,
+    known: Known | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> ServicesConfig:
+    """Read a `services.toml`, with the overrides of the environment.
+
+    `known` lists the registered names of `scheduling_policy`, `routing_strategy`, `engine` or
+    `placement`; names of settings that it leaves out are passed on for their user to check.
+    Raises `ConfigError`, and nothing else, for whatever the file or a variable says.
+    """
+    return services_from(read_toml(path), known=known, environ=environ)
+
+
+def services_from(
+    source: TomlSource, *, known: Known | None = None, environ: Mapping[str, str] = os.environ
+) -> ServicesConfig:
+    """`load_services` of a file that is read already."""
+    _check_root(source)
+    ours, others = _sorted_out(source)
+    settings = shape_of(ServiceConfig, SETTINGS).values
+    shape = Shape({"instances": instances.SHAPE}, settings)
+    services = Shape(dict.fromkeys(ours, shape))
+    source = override(source, Shape({"services": services}), environ)
+    return ServicesConfig(
+        tuple(_service(source, name, known) for name in ours), tuple(others), source.file
+    )
+
+
+def _check_root(source: TomlSource) -> None:
+    if "services" not in source.data:
+        near = difflib.get_close_matches("services", source.data, n=1, cutoff=_TOO_NEAR)
+        for name in near:
+            raise source.unknown((name,), "table", name, ["services"])
+        raise ConfigError("has no table [services.NAME]", file=source.file)
+    table_at(source, ("services",), source.data["services"])
+
+
+def _sorted_out(source: TomlSource) -> tuple[list[str], list[str]]:
+    """Names of the services that are ours and of those that are not."""
+    ours: list[str] = []
+    others: list[str] = []
+    for name, value in source.data["services"].items():
+        path: Path = ("services", name)
+        kind = table_at(source, path, value).get("type")
+        if kind is None:
+            raise source.error(path, f"`type` is required; this package's is {SERVICE_TYPE!r}")
+        if not isinstance(kind, str):
+            raise source.error((*path, "type"), f"{kind!r} must be a string")
+        if kind != SERVICE_TYPE and _near(kind, SERVICE_TYPE):
+            raise source.unknown((*path, "type"), "service type", kind, [SERVICE_TYPE])
+        (ours if kind == SERVICE_TYPE else others).append(name)
+    return ours, others
+
+
+def _near(name: str, ours: str) -> bool:
+    return difflib.SequenceMatcher(None, name.lower(), ours.lower()).ratio() >= _TOO_NEAR
+
+
+def _service(source: TomlSource, name: str, known: Known | None) -> ServiceConfig:
+    path: Path = ("services", name)
+    table: dict[str, Any] = dict(source.data["services"][name])
+    del table["type"]
+    if "vllm_instances" in table:
+        raise source.error(
+            (*path, "vllm_instances"),
+            f"is not read: write [[services.{name}.instances]] (the key is `instances`)",
+        )
+    rows = table.pop("instances", [])
+    unknown = next((key for key in table if key not in SETTINGS), None)
+    if unknown is not None:
+        keys = ("type", "instances", *SETTINGS)
+        raise source.unknown((*path, unknown), "key", unknown, keys)
+    fields = read_fields(source, path, table, ServiceConfig, SETTINGS)
+    check_known(source, path, table, known)
+    engines = {"default_engine": known["engine"]} if known and "engine" in known else None
+    check_known(source, path, table, engines)
+    fleet = instances.read_instances(source, (*path, "instances"), rows, known)
+    with located(source, path):
+        return ServiceConfig(
+            name, **fields, instances=fleet, file=source.file, line=source.line(path)
+        )

@@ -1,0 +1,15 @@
+"""The manager, its workers and what is remembered of requests."""
+
+from sage_llm_ops.core.control_plane import ControlPlane
+from sage_llm_ops.core.coordinator import ExecutionCoordinator
+from sage_llm_ops.core.defaults import serving
+from sage_llm_ops.core.manager import ControlPlaneManager
+from sage_llm_ops.core.supervisor import RestartPolicy
+
+__all__ = [
+    "ControlPlane",
+    "ControlPlaneManager",
+    "ExecutionCoordinator",
+    "RestartPolicy",
+    "serving",
+]

@@ -1,0 +1,262 @@
+"""`ControlPlaneManager`: the promised, asynchronous face of the control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sage_llm_ops.core.control_plane import ControlPlane
+from sage_llm_ops.core.coordinator import ExecutionCoordinator
+from sage_llm_ops.core.defaults import serving
+from sage_llm_ops.core.views import PendingQueue, RunningRequests
+from sage_llm_ops.operators.schedule import Schedule
+from sage_llm_ops.pipeline.handle import RequestHandle
+from sage_llm_ops.scheduler_ir import STRATEGIES, Strategy
+from sage_llm_ops.types.errors import ConfigError, RequestError
+from sage_llm_ops.types.instances import ExecutionInstance
+from sage_llm_ops.types.metrics import PerformanceMetrics
+from sage_llm_ops.types.pd import PDSeparationConfig
+from sage_llm_ops.types.pipelines import PipelineSpec
+from sage_llm_ops.types.requests import RequestMetadata, RequestStatus
+from sage_llm_ops.types.results import RequestResult, RequestState
+
+LONG_PROMPT = 2000
+"""Characters from which a prompt is tokenised off the event loop: 2 kB take about half a ms."""
+
+
+class ControlPlaneManager:
+    """Takes requests, gives results. Needs no running event loop until a coroutine is awaited, and
+    may be used from a later one. The first request starts it if nobody did."""
+
+    def __init__(
+        self,
+        scheduling_policy: str = "fifo",
+        routing_strategy: str = "load_balanced",
+        enable_pd_separation: bool = False,
+        enable_monitoring: bool = True,
+        enable_auto_scaling: bool = False,
+        pd_config: PDSeparationConfig | None = None,
+        *,
+        pipeline: PipelineSpec | None = None,
+        default_engine: str | None = None,
+        max_in_flight: int = 10_000,
+        ledger: str | Path | None = None,
+        record: str | Path | None = None,
+        log_dir: str | Path | None = None,
+        **options: Any,
+    ) -> None:
+        _refuse_unbuilt(enable_pd_separation, enable_auto_scaling, pd_config)
+        spec = pipeline or serving(
+            scheduling_policy=scheduling_policy,
+            routing_strategy=routing_strategy,
+            monitoring=enable_monitoring,
+            max_in_flight=max_in_flight,
+            ledger=None if ledger is None else str(ledger),
+        )
+        self.control = ControlPlane(
+            spec, default_engine=default_engine, record=record, log_dir=log_dir, **options
+        )
+        self.enable_pd_separation = enable_pd_separation
+        self.pd_router = None
+        self.executor = ExecutionCoordinator(self)
+        _stop_at_exit(self.control)
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Return once every registered instance is ready; idempotent."""
+        if self.control.started_at is None:
+            await asyncio.to_thread(self.control.start)
+
+    async def stop(self, timeout_s: float = 30.0) -> None:
+        """Let what was accepted end, fail the rest by name, stop the workers; idempotent."""
+        await asyncio.to_thread(self.control.stop, timeout_s)
+
+    async def __aenter__(self) -> ControlPlaneManager:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    # -- instances ----------------------------------------------------------------------------
+
+    def register_instance(self, instance: ExecutionInstance) -> None:
+        """Before or after `start`; an id in use is refused."""
+        self.control.register(instance)
+
+    async def unregister_instance(
+        self, instance_id: str, drain: bool = True, timeout_s: float = 60.0
+    ) -> None:
+        """Take it out; with `drain` after its running requests ended."""
+        await asyncio.to_thread(
+            self.control.unregister, instance_id, drain=drain, timeout_s=timeout_s
+        )
+
+    # -- requests -----------------------------------------------------------------------------
+
+    async def submit_request(self, request: RequestMetadata) -> str:
+        """Accept a request; its id. Whatever becomes of it, `wait_for_result` tells."""
+        return (await self.submit(request)).request_id
+
+    async def submit(self, request: RequestMetadata) -> RequestHandle:
+        """Accept a request; its handle, to await or to stream from."""
+        await self.start()
+        if len(request.prompt) > LONG_PROMPT or request.messages is not None:
+            return await asyncio.to_thread(self.control.submit, request)
+        return self.control.submit(request)
+
+    async def process_request(
+        self,
+        prompt: str | RequestMetadata,
+        sampling_params: Any = None,
+        *,
+        model_name: str | None = None,
+        **fields: Any,
+    ) -> RequestResult:
+        """Submit and wait. `fields` are those of `RequestMetadata`."""
+        if isinstance(prompt, RequestMetadata):
+            request = prompt
+        else:
+            request = RequestMetadata(
+                prompt=prompt, sampling_params=sampling_params, model_name=model_name, **fields
+            )
+        return await (await self.submit(request))
+
+    async def wait_for_result(
+        self, request_id: str, timeout_s: float | None = None
+    ) -> RequestResult:
+        """Its result, or its error raised. A time-out leaves it running."""
+        handle = self.control.handle(request_id)
+        return await asyncio.wait_for(_result(handle), timeout_s)
+
+    async def get_request_status(self, request_id: str) -> RequestState:
+        """Where it stands; `UnknownRequest` once it is forgotten."""
+        return self._state(self.control.handle(request_id))
+
+    async def cancel_request(self, request_id: str) -> bool:
+        """Ask to end it; False if it has ended. `wait_for_result` raises once it is cancelled."""
+        return self.control.cancel(request_id)
+
+    # -- views --------------------------------------------------------------------------------
+
+    @property
+    def scheduling_policy(self) -> Strategy:
+        """The order in force."""
+        return self._schedule().strategy
+
+    @property
+    def routing_strategy(self) -> str:
+        """The name of the routing in force."""
+        route = self.control.pipeline.operators.get("route")
+        return str(route.options.strategy) if route is not None else ""
+
+    @property
+    def pending_queue(self) -> PendingQueue:
+        """Requests that wait, in their order; read-only."""
+        return PendingQueue(self._schedule().strategy)
+
+    @property
+    def running_requests(self) -> Mapping[str, RequestState]:
+        """Requests on workers, by id; read-only."""
+        return RunningRequests(self.control.pipeline.plane.running, self._by_id)
+
+    def get_metrics(self) -> PerformanceMetrics:
+        """What was measured so far."""
+        plane = self.control.pipeline.plane
+        metrics = plane.metrics
+        total = metrics.total()
+        since = self.control.started_at
+        elapsed = time.monotonic() - since if since is not None else 0.0
+        return PerformanceMetrics(
+            total_requests=metrics.accepted + metrics.refused,
+            completed_requests=total.completed,
+            failed_requests=total.failed,
+            cancelled_requests=total.cancelled,
+            avg_latency_ms=_ms(total.latency.mean),
+            p95_latency_ms=_ms(total.latency.quantile(0.95)),
+            p99_latency_ms=_ms(total.latency.quantile(0.99)),
+            tokens_per_second=total.output_tokens / elapsed if elapsed else 0.0,
+            requests_per_second=total.completed / elapsed if elapsed else 0.0,
+            slo_violations=metrics.slo_violations,
+            slo_compliance_rate=(
+                1.0 - metrics.slo_violations / metrics.slo_counted if metrics.slo_counted else None
+            ),
+            cache_hit_rate=(
+                100.0 * total.cached_tokens / total.prompt_tokens if total.prompt_tokens else None
+            ),
+            workers=metrics.table(),
+        )
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _schedule(self) -> Schedule:
+        for operator in self.control.pipeline.operators.values():
+            if isinstance(operator, Schedule):
+                return operator
+        raise ConfigError(f"pipeline {self.control.spec.name!r} has no schedule operator")
+
+    def _by_id(self, request_id: str) -> RequestState:
+        return self._state(self.control.handle(request_id))
+
+    def _state(self, handle: RequestHandle) -> RequestState:
+        status, error = handle.status, None
+        if handle.done():
+            try:
+                handle.outcome()
+            except RequestError as failed:
+                error = str(failed)
+        elif handle.request.id in self._schedule().strategy:
+            status = RequestStatus.QUEUED
+        return RequestState(
+            handle.request_id,
+            status,
+            handle.text() if handle.done() or handle.tokens else None,
+            error,
+            handle.timings,
+            handle.worker,
+        )
+
+
+async def _result(handle: RequestHandle) -> RequestResult:
+    return await handle
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def _refuse_unbuilt(pd: bool, scaling: bool, pd_config: PDSeparationConfig | None) -> None:
+    """A switch that would change nothing is refused, not accepted and ignored."""
+    if pd_config is not None and pd_config.enabled != pd:
+        raise ConfigError(
+            f"pd_config.enabled={pd_config.enabled} and enable_pd_separation={pd} contradict each "
+            "other; give both the same value"
+        )
+    if pd:
+        raise ConfigError(
+            "enable_pd_separation=True: prefill/decode separation is not built yet; leave it False"
+        )
+    if scaling:
+        raise ConfigError("enable_auto_scaling=True: scaling is not built yet; leave it False")
+
+
+def _stop_at_exit(control: ControlPlane) -> None:
+    """No child process and no thread may outlive the interpreter because somebody forgot `stop`."""
+    reference = weakref.ref(control)
+
+    def stop() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.stop(0.0)
+
+    atexit.register(stop)
+    weakref.finalize(control, atexit.unregister, stop)
+
+
+__all__ = ["STRATEGIES", "ControlPlaneManager"]

@@ -1,0 +1,182 @@
+"""From what a caller writes to what travels: validated, named, tokenised."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from sage_llm_ops.engines.base import Tokenizer
+from sage_llm_ops.types.errors import InvalidRequest
+from sage_llm_ops.types.ids import RequestId
+from sage_llm_ops.types.requests import (
+    Request,
+    RequestMetadata,
+    RequestPriority,
+    SamplingParams,
+    Task,
+)
+
+OURS = tuple(field.name for field in msgspec.structs.fields(SamplingParams))
+
+
+def new_id() -> RequestId:
+    """For a request whose caller gave none."""
+    return RequestId(f"req-{uuid.uuid4().hex[:16]}")
+
+
+def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> Request:
+    """The request, or `InvalidRequest` that names what is wrong. Runs on the caller's thread."""
+    identity = _identity(metadata.request_id)
+    try:
+        task = Task(metadata.task)
+    except ValueError:
+        known = ", ".join(t.value for t in Task)
+        raise InvalidRequest(
+            f"task={metadata.task!r} is not one of {known}", request_id=identity
+        ) from None
+    sampling = as_sampling(metadata.sampling_params, metadata.max_tokens)
+    ids = _prompt(metadata, tokenizer, identity)
+    return Request(
+        id=identity,
+        model=model,
+        tokens=_buffer(ids, identity),
+        n_prompt=len(ids),
+        sampling=sampling,
+        priority=int(as_priority(metadata.priority)),
+        tenant=metadata.user_id or "",
+        slo_ms=_positive("slo_deadline_ms", metadata.slo_deadline_ms, identity),
+        timeout_s=_seconds(_positive("timeout_ms", metadata.timeout_ms, identity)),
+        task=task.value,
+        pin=metadata.pin or "",
+    )
+
+
+def as_priority(value: Any) -> RequestPriority:
+    """By number, member, or name in any case."""
+    if isinstance(value, str):
+        found = RequestPriority.__members__.get(value.upper())
+    else:
+        found = next((p for p in RequestPriority if p == value), None)
+    if found is None:
+        names = ", ".join(RequestPriority.__members__)
+        raise InvalidRequest(f"priority={value!r} is not one of {names}")
+    return found
+
+
+def as_sampling(given: Any, max_tokens: int) -> SamplingParams:
+    """Ours, a dict, or another library's object, recognised by its fields and never imported."""
+    if given is None:
+        return SamplingParams(max_tokens=max_tokens).checked()
+    if isinstance(given, SamplingParams):
+        return given.checked()
+    fields = dict(given) if isinstance(given, Mapping) else _changed_fields(given)
+    unknown = [name for name in fields if name not in OURS]
+    if unknown:
+        raise InvalidRequest(
+            f"sampling parameter {unknown[0]}={fields[unknown[0]]!r} is not honoured here; "
+            f"known: {', '.join(OURS)}"
+        )
+    for name in ("stop", "stop_token_ids"):
+        value = fields.get(name)
+        if isinstance(value, str):
+            fields[name] = (value,)
+        elif value is None:
+            fields.pop(name, None)
+    if fields.get("top_k") == -1:
+        fields["top_k"] = 0
+    try:
+        return msgspec.convert(fields, SamplingParams).checked()
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"sampling parameters: {error} (given: {fields})") from None
+
+
+def _changed_fields(given: Any) -> dict[str, Any]:
+    """Fields of a foreign object that differ from what its class gives by default.
+
+    `vllm.SamplingParams()` fills derived fields, so the comparison is with a fresh object; private
+    ones and its bookkeeping are not the caller's wishes.
+    """
+    names = getattr(given, "__struct_fields__", None)
+    if names is None and dataclasses.is_dataclass(given):
+        names = [field.name for field in dataclasses.fields(given)]
+    if names is None or "max_tokens" not in names:
+        raise InvalidRequest(
+            f"sampling_params of type {type(given).__name__} has no known fields; give "
+            "sage_llm_ops.SamplingParams, a dict or vllm.SamplingParams"
+        )
+    fresh = type(given)()
+    changed = {}
+    for name in names:
+        value = getattr(given, name)
+        if name.startswith("_") or name in FOREIGN_BOOKKEEPING:
+            continue
+        if name == "max_tokens" or value != getattr(fresh, name):
+            changed[name] = value
+    return changed
+
+
+FOREIGN_BOOKKEEPING = frozenset({"output_kind", "output_text_buffer_length"})
+"""Set by vLLM for its own use: how it hands tokens out is ours to choose."""
+
+
+def _identity(given: Any) -> RequestId:
+    if given is None:
+        return new_id()
+    if not isinstance(given, str) or not given:
+        raise InvalidRequest(f"request_id={given!r} must be a non-empty string, or left out")
+    return RequestId(given)
+
+
+def _prompt(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId) -> Sequence[int]:
+    given = {
+        "prompt": metadata.prompt or None,
+        "prompt_token_ids": metadata.prompt_token_ids,
+        "messages": metadata.messages,
+    }
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        said = " and ".join(named) or "none of them"
+        raise InvalidRequest(
+            f"give exactly one of prompt (not empty), prompt_token_ids, messages; got {said}",
+            request_id=identity,
+        )
+    if metadata.prompt_token_ids is not None:
+        ids: Sequence[int] = metadata.prompt_token_ids
+    elif metadata.messages is not None:
+        ids = tokenizer.chat(metadata.messages)
+    else:
+        ids = tokenizer.encode(metadata.prompt)
+    if not len(ids):
+        raise InvalidRequest("the prompt has no tokens; give at least one", request_id=identity)
+    return ids
+
+
+def _buffer(ids: Sequence[int], identity: RequestId) -> bytes:
+    try:
+        array = np.asarray(ids, dtype=np.int64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidRequest(f"prompt_token_ids: {error}", request_id=identity) from None
+    if array.ndim != 1 or array.min() < 0 or array.max() >= 1 << 31:
+        raise InvalidRequest(
+            "prompt_token_ids must be one list of numbers from 0 to 2147483647", request_id=identity
+        )
+    return array.astype("<i4").tobytes()
+
+
+def _positive(name: str, value: float | None, identity: RequestId) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or not value > 0:
+        raise InvalidRequest(
+            f"{name}={value!r} must be a number above 0, or left out", request_id=identity
+        )
+    return float(value)
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3

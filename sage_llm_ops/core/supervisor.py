@@ -1,0 +1,150 @@
+"""Keeps workers alive: starts them, starts them again when they die, gives up by name."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sage_llm_ops.engines.base import Worker
+from sage_llm_ops.types.ids import WorkerId
+
+log = logging.getLogger("sage_llm_ops.supervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """Exponential back-off with jitter, from `first_s` to `most_s`; `attempts` failed starts in a
+    row end it. A start that came up begins the count anew."""
+
+    first_s: float = 0.2
+    most_s: float = 30.0
+    attempts: int = 5
+
+
+class Watched:
+    """One worker under supervision."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.up = False
+        self.failures = 0
+        """Ends since it was last up."""
+        self.reason = ""
+        """Of the latest end."""
+        self.given_up = False
+
+
+class Supervisor:
+    """One thread for all restarts. `changed` is notified whenever a worker comes up or ends."""
+
+    def __init__(
+        self,
+        policy: RestartPolicy,
+        give_up: Callable[[WorkerId, str], None],
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.changed = threading.Condition()
+        self.workers: dict[WorkerId, Watched] = {}
+        self._policy = policy
+        self._give_up = give_up
+        self._random = random.Random(seed)
+        self._due: list[tuple[float, WorkerId]] = []
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, worker: Worker) -> None:
+        """Take a worker into care and begin its start."""
+        with self.changed:
+            self.workers[worker.id] = Watched(worker)
+        worker.start()
+
+    def remove(self, worker: WorkerId) -> None:
+        """It is not started again; the caller stops it."""
+        with self.changed:
+            self.workers.pop(worker, None)
+
+    def notice(self, change: str, worker: WorkerId, reason: str) -> None:
+        """Told by the uplink, on a worker's thread."""
+        with self.changed:
+            watched = self.workers.get(worker)
+            if watched is None or self._stopping:
+                return
+            watched.up = change == "up"
+            if watched.up:
+                watched.failures = 0
+            else:
+                self._ended(watched, reason)
+            self.changed.notify_all()
+
+    def wait_ready(self, timeout_s: float) -> list[Watched]:
+        """Until every worker is up, was given up, or failed its first start; those not up."""
+        with self.changed:
+            self.changed.wait_for(
+                lambda: all(w.up or w.failures or w.given_up for w in self.workers.values()),
+                timeout_s,
+            )
+            return [watched for watched in self.workers.values() if not watched.up]
+
+    def wait_up(self, timeout_s: float) -> list[Watched]:
+        """Until every worker is up, restarts included; those that are not at the time-out."""
+        with self.changed:
+            self.changed.wait_for(lambda: all(w.up for w in self.workers.values()), timeout_s)
+            return [watched for watched in self.workers.values() if not watched.up]
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop all workers at the same time, and the thread."""
+        with self.changed:
+            self._stopping = True
+            workers = [watched.worker for watched in self.workers.values()]
+            self.workers.clear()
+            self.changed.notify_all()
+        stops = [threading.Thread(target=w.stop, args=(timeout_s,), daemon=True) for w in workers]
+        for thread in stops:
+            thread.start()
+        for thread in stops:
+            thread.join()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _ended(self, watched: Watched, reason: str) -> None:
+        watched.failures += 1
+        watched.reason = reason
+        if watched.failures > self._policy.attempts:
+            watched.given_up = True
+            log.error("worker %s is given up: %s", watched.worker.id, reason)
+            threading.Thread(
+                target=self._give_up, args=(watched.worker.id, reason), daemon=True
+            ).start()
+            return
+        delay = min(self._policy.most_s, self._policy.first_s * 2 ** (watched.failures - 1))
+        delay *= self._random.uniform(0.5, 1.0)
+        log.warning("worker %s ended, starts again in %.1f s: %s", watched.worker.id, delay, reason)
+        heapq.heappush(self._due, (time.monotonic() + delay, watched.worker.id))
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="sage-llm-ops-supervisor", daemon=True
+            )
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self.changed:
+                if self._stopping:
+                    return
+                now = time.monotonic()
+                if not self._due or self._due[0][0] > now:
+                    self.changed.wait(self._due[0][0] - now if self._due else None)
+                    continue
+                watched = self.workers.get(heapq.heappop(self._due)[1])
+            if watched is not None:
+                try:
+                    watched.worker.start()
+                except Exception as error:
+                    log.exception("worker %s cannot be started", watched.worker.id)
+                    self.notice("down", watched.worker.id, str(error))

@@ -1,0 +1,68 @@
+"""Admit: the door. What is let in will end exactly once; the rest is refused by name."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sage_llm_ops.operators.base import Emitted, Operator
+from sage_llm_ops.types.events import Admitted, Arrive, Job, Outcome
+
+
+class AdmitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`max_pending`: how many may wait for a place at a time."""
+
+    max_pending: int = 20_000
+    default_timeout_s: float | None = None
+
+
+class Admit(Operator):
+    """Refuses what nobody here could ever serve; gives the rest its deadline timer."""
+
+    name = "admit"
+    takes = {Arrive: "arrive"}
+    emits = (Admitted, Outcome)
+    Options = AdmitOptions
+    live = frozenset({"max_pending", "default_timeout_s"})
+
+    def arrive(self, event: Arrive) -> Emitted:
+        plane, request = self.plane, event.request
+        job = Job(request, event.seq)
+        code, message = self._refusal(job)
+        if code:
+            plane.metrics.refused += 1
+            return Outcome(event.seq, event.now, job, code=code, message=message)
+        plane.jobs[request.id] = job
+        plane.metrics.accepted += 1
+        timeout = request.timeout_s
+        if timeout is None:
+            timeout = self.options.default_timeout_s
+        if timeout is not None:
+            plane.timers.at(request.arrived + timeout, "deadline", request.id)
+        return Admitted(event.seq, event.now, job)
+
+    def _refusal(self, job: Job) -> tuple[str, str]:
+        plane, request = self.plane, job.request
+        if request.id in plane.jobs:
+            return (
+                "duplicate_request",
+                "the id belongs to a request that still runs; choose another",
+            )
+        waiting = len(plane.jobs) - len(plane.running)
+        if waiting >= self.options.max_pending:
+            return "overloaded", (
+                f"{waiting} requests are waiting and max_pending={self.options.max_pending}; "
+                "send it later, add instances or raise admit.max_pending"
+            )
+        if not plane.fleet.may_serve(job.needs):
+            known = ", ".join(map(repr, plane.fleet.models())) or "none"
+            return "no_instance", (
+                f"no instance does {request.task!r} with model {request.model!r}; models here: {known}"
+            )
+        longest = plane.fleet.longest(job.needs)
+        wanted = request.n_prompt + (request.max_tokens if request.task == "generate" else 0)
+        if longest and wanted > longest:
+            return "invalid_request", (
+                f"prompt of {request.n_prompt} and max_tokens={request.max_tokens} tokens exceed the "
+                f"{longest} that the longest instance takes; shorten the prompt or lower max_tokens"
+            )
+        return "", ""

@@ -1,0 +1,130 @@
+"""Advance: owner of the running plans. What became ready goes out to be executed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sage_llm_ops.operators.base import Emitted, Operator
+from sage_llm_ops.types.events import (
+    AttemptFailed,
+    Cancel,
+    Event,
+    Job,
+    NodeCancel,
+    NodeDone,
+    NodeFailed,
+    NodeReady,
+    Outcome,
+    Placed,
+    Timer,
+    WorkerDown,
+    WorkerLeave,
+)
+from sage_llm_ops.types.ids import NodeId, RequestId
+
+
+class AdvanceOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`cancel_grace_s`: how long a worker may take to acknowledge a cancel."""
+
+    cancel_grace_s: float = 10.0
+
+
+class Advance(Operator):
+    """A plan has one node: placed means ready, done means done. More nodes need no other events."""
+
+    name = "advance"
+    shape = "flatmap"
+    takes = {
+        Placed: "placed",
+        NodeDone: "done",
+        NodeFailed: "node_failed",
+        WorkerDown: "worker_down",
+        WorkerLeave: "worker_down",
+        Cancel: "cancel",
+        Timer: "timer",
+    }
+    emits = (NodeReady, NodeCancel, AttemptFailed, Outcome, WorkerDown, WorkerLeave, Cancel, Timer)
+    Options = AdvanceOptions
+
+    def placed(self, event: Placed) -> Emitted:
+        self.plane.running[event.node.id] = event.job
+        return NodeReady(event.seq, event.now, event.job, event.node)
+
+    def done(self, event: NodeDone) -> Emitted:
+        job = self.plane.running.pop(event.node, None)
+        if job is None:
+            return None
+        job.node = None
+        job.delivered += event.n_tokens
+        if event.finish_reason == "cancelled":
+            return self._stopped(event, job)
+        return Outcome(event.seq, event.now, job, finish_reason=event.finish_reason)
+
+    def node_failed(self, event: NodeFailed) -> Emitted:
+        job = self.plane.running.pop(event.node, None)
+        if job is None:
+            return None
+        return self._lost(event, job, event.delivered, event.reason, event.message, died=False)
+
+    def worker_down(self, event: WorkerDown | WorkerLeave) -> Emitted:
+        """In node order, whatever order the deaths of its nodes would have been noticed in."""
+        out: list[Event | AttemptFailed] = [event]
+        died = isinstance(event, WorkerDown)
+        for node in sorted(event.lost):
+            job = self.plane.running.pop(NodeId(node), None)
+            if job is not None:
+                delivered = event.lost[node]
+                out.append(
+                    self._lost(event, job, delivered, "worker_lost", event.reason, died=died)
+                )
+        return out
+
+    def cancel(self, event: Cancel) -> Emitted:
+        job = self.plane.jobs.get(event.request)
+        if job is None or job.node is None:
+            return event
+        return self._stop(event, job, "cancelled")
+
+    def timer(self, event: Timer) -> Emitted:
+        job = self.plane.jobs.get(RequestId(event.key))
+        if job is None or job.node is None:
+            return event
+        if event.kind == "deadline":
+            return self._stop(event, job, "deadline_expired")
+        if event.kind == "cancel_ack":
+            self.plane.running.pop(job.node, None)
+            job.node = None
+            return self._stopped(event, job)
+        return event
+
+    def _stop(self, event: Event, job: Job, code: str) -> Emitted:
+        """Ask the worker once; the first reason stays."""
+        if job.cancelled or job.node is None or job.worker is None:
+            return None
+        job.cancelled = code
+        grace = event.now + self.options.cancel_grace_s
+        self.plane.timers.at(grace, "cancel_ack", job.request.id)
+        return NodeCancel(event.seq, event.now, job, job.node, job.worker)
+
+    def _stopped(self, event: Event, job: Job) -> Outcome:
+        code = job.cancelled or "cancelled"
+        return Outcome(event.seq, event.now, job, code=code, message=STOPPED[code])
+
+    def _lost(
+        self, event: Event, job: Job, delivered: int, reason: str, message: str, *, died: bool
+    ) -> AttemptFailed:
+        job.node = None
+        job.delivered += delivered
+        return AttemptFailed(event.seq, event.now, job, reason, message, died)
+
+    def check_integrity(self) -> None:
+        """Running attempts and reservations belong together."""
+        for node, job in self.plane.running.items():
+            assert job.node == node, f"node {node} runs but its job says {job.node}"
+
+
+STOPPED = {
+    "cancelled": "cancelled by its caller",
+    "deadline_expired": "its timeout passed; raise timeout_ms or add instances",
+}
+"""What a stopped request tells its caller."""

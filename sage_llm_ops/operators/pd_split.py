@@ -1,0 +1,39 @@
+"""PDSplit: whether prefill and decode run on one worker or two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sage_llm_ops.operators.base import Emitted, Operator
+from sage_llm_ops.scheduler_ir import SPLITTERS
+from sage_llm_ops.types.errors import UnknownName
+from sage_llm_ops.types.events import Broken, Offer
+
+
+class PDSplitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`policy`: one of the registered splitters."""
+
+    policy: str = "never"
+
+
+class PDSplit(Operator):
+    """Gives the offer its plan's node kinds and the reason for them."""
+
+    name = "pd_split"
+    takes = {Offer: "offer"}
+    emits = (Offer,)
+    passes = (Broken,)
+    Options = PDSplitOptions
+
+    def __init__(self, plane: Any, options: Any, identity: str) -> None:
+        super().__init__(plane, options, identity)
+        kind = SPLITTERS.get(options.policy)
+        if kind is None:
+            raise UnknownName("PD policy", options.policy, SPLITTERS, key="policy")
+        self.splitter = kind()
+
+    def offer(self, event: Offer) -> Emitted:
+        event.kinds, event.split_reason = self.splitter.split(event)
+        return event

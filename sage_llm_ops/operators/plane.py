@@ -1,0 +1,80 @@
+"""What the operators of one graph share. State lives here, in the fleet and in Schedule's queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from sage_llm_ops.fleet import Fleet
+from sage_llm_ops.telemetry import Ledger, Metrics
+from sage_llm_ops.types.events import Job, Outcome
+from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
+from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import Request
+
+
+class Timers(Protocol):
+    """Moments that come back as Timer events. Owned by the source; called on its thread."""
+
+    def at(self, when: float, kind: str, key: str, *, daemon: bool = False) -> None:
+        """Ask for a Timer. A simulation ends when only daemon timers remain."""
+
+    def cancel(self, kind: str, key: str) -> None:
+        """It is not wanted any more. Nothing happens where there is none."""
+
+
+class Hands(Protocol):
+    """Where decisions leave the graph: towards workers, and towards callers.
+
+    Called on the source's thread, never raises, never blocks. A replay's hands do nothing.
+    """
+
+    def execute(self, node: PlanNode, job: Job) -> None:
+        """Give the node to its worker; whatever becomes of it comes back through the source."""
+
+    def cancel(self, node: NodeId, worker: WorkerId) -> None:
+        """Tell the worker to stop the node."""
+
+    def deliver(self, outcome: Outcome) -> None:
+        """The one end of a request."""
+
+
+class PrefixView(Protocol):
+    """Who holds which prefix."""
+
+    def match(self, request: Request) -> Mapping[WorkerId, int] | None:
+        """Reusable prompt tokens per worker; None where nothing is known."""
+
+
+class NobodyKnows:
+    """The view of a graph without a prefix index."""
+
+    def match(self, request: Request) -> Mapping[WorkerId, int] | None:
+        """Nothing is known."""
+        return None
+
+
+class Plane:
+    """Made by a driver, once per run."""
+
+    def __init__(
+        self, timers: Timers, hands: Hands, ledger: Ledger, prefix: PrefixView | None = None
+    ) -> None:
+        self.timers = timers
+        self.hands = hands
+        self.ledger = ledger
+        self.prefix: PrefixView = prefix or NobodyKnows()
+        self.fleet = Fleet()
+        self.metrics = Metrics()
+        self.jobs: dict[RequestId, Job] = {}
+        """Accepted and not ended; Admit adds, Deliver removes."""
+        self.running: dict[NodeId, Job] = {}
+        """Attempts on workers; Advance adds and removes."""
+        self.broken = 0
+        """Handlers that raised: always a defect."""
+        self._nodes = 0
+
+    def next_node(self) -> NodeId:
+        """Numbers in the order of placement: the same in a replay."""
+        self._nodes += 1
+        return NodeId(self._nodes)

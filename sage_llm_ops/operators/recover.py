@@ -1,0 +1,65 @@
+"""Recover: what becomes of a request whose attempt failed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sage_llm_ops.operators.advance import STOPPED
+from sage_llm_ops.operators.base import Emitted, Operator
+from sage_llm_ops.types.events import AttemptFailed, Job, Outcome, Retry
+
+FINAL = frozenset({"invalid_request", "capability"})
+"""Reasons that another worker would give again."""
+
+
+class RecoverOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`max_deaths`: so many workers may die under a request before it is kept from the others."""
+
+    max_attempts: int = 4
+    max_deaths: int = 2
+
+
+class Recover(Operator):
+    """Another attempt where it can end the same way, else one typed end with what was made so far."""
+
+    name = "recover"
+    takes = {AttemptFailed: "attempt_failed"}
+    emits = (Retry, Outcome)
+    Options = RecoverOptions
+    live = frozenset({"max_attempts", "max_deaths"})
+
+    def attempt_failed(self, event: AttemptFailed) -> Emitted:
+        job = event.job
+        job.deaths += event.died
+        if job.worker is not None and job.worker not in job.excluded:
+            job.excluded = (*job.excluded, job.worker)
+        if job.cancelled:
+            code = job.cancelled
+            return Outcome(event.seq, event.now, job, code=code, message=STOPPED[code])
+        if job.delivered >= job.request.max_tokens and job.request.task == "generate":
+            return Outcome(event.seq, event.now, job, finish_reason="length")
+        code, message = self._verdict(job, event)
+        if code:
+            return Outcome(event.seq, event.now, job, code=code, message=message)
+        self.plane.ledger.retry(
+            event.seq, event.now, job.request.id, job.attempt, event.reason, event.message
+        )
+        return Retry(event.seq, event.now, job)
+
+    def _verdict(self, job: Job, event: AttemptFailed) -> tuple[str, str]:
+        """Code and sentence of the end, or two empty strings for another attempt."""
+        if event.reason in FINAL:
+            return event.reason, event.message
+        if job.deaths >= self.options.max_deaths:
+            return "quarantined", (
+                f"{job.deaths} workers died while they ran it (max_deaths={self.options.max_deaths}); "
+                f"the last on {job.worker!r}: {event.message}"
+            )
+        if job.delivered and not job.request.sampling.exactly_resumable:
+            return event.reason, (
+                f"{event.message}; {job.delivered} tokens were delivered and only greedy decoding "
+                "without stop strings and penalties can go on exactly where it stopped"
+            )
+        if job.attempt >= self.options.max_attempts:
+            return event.reason, f"{event.message}; attempt {job.attempt} was the last allowed"
+        return "", ""

@@ -1,0 +1,157 @@
+"""Schedule: who is next. One offer is out at a time, so that each decision sees the last one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sage_llm_ops.operators.advance import STOPPED
+from sage_llm_ops.operators.base import Emitted, Operator
+from sage_llm_ops.scheduler_ir import STRATEGIES
+from sage_llm_ops.types.errors import IntegrityError, UnknownName
+from sage_llm_ops.types.events import (
+    Admitted,
+    Broken,
+    Cancel,
+    ConfigSet,
+    Drain,
+    Event,
+    Inner,
+    Job,
+    NodeReady,
+    NoRoom,
+    Offer,
+    Outcome,
+    Retry,
+    Timer,
+    WorkerDown,
+    WorkerLeave,
+    WorkerUp,
+)
+from sage_llm_ops.types.ids import Needs, RequestId
+
+
+class ScheduleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`strategy`: one of the registered orders."""
+
+    strategy: str = "fifo"
+
+
+class Schedule(Operator):
+    """Owns the queue. A job without room is parked with its needs until their epoch moves."""
+
+    name = "schedule"
+    shape = "flatmap"
+    takes = {
+        Admitted: "push",
+        Retry: "push",
+        NodeReady: "placed",
+        NoRoom: "no_room",
+        Outcome: "outcome",
+        Broken: "broken",
+        Cancel: "cancel",
+        Timer: "timer",
+        WorkerUp: "moved",
+        WorkerDown: "moved",
+        WorkerLeave: "left",
+        Drain: "moved",
+        ConfigSet: "moved",
+    }
+    emits = (Offer, Outcome)
+    passes = ()
+    Options = ScheduleOptions
+
+    def __init__(self, plane: Any, options: Any, identity: str) -> None:
+        super().__init__(plane, options, identity)
+        kind = STRATEGIES.get(options.strategy)
+        if kind is None:
+            raise UnknownName("scheduling policy", options.strategy, STRATEGIES, key="strategy")
+        self.strategy = kind()
+        self.offered: RequestId | None = None
+        self._parked: dict[Needs, int] = {}
+
+    def push(self, event: Admitted | Retry) -> Emitted:
+        self.strategy.push(event.job, event.now)
+        return self._next(event, [])
+
+    def placed(self, event: NodeReady) -> Emitted:
+        self._answered(event.job)
+        self.strategy.placed(event.job.request.id)
+        return self._next(event, [])
+
+    def no_room(self, event: NoRoom) -> Emitted:
+        self._answered(event.job)
+        self.strategy.no_room(event.job.request.id)
+        self._parked[event.job.needs] = event.epoch
+        return self._next(event, [])
+
+    def outcome(self, event: Outcome) -> Emitted:
+        return self._next(event, [event])
+
+    def broken(self, event: Broken) -> Emitted:
+        """Free whatever it held; its caller is told which operator failed."""
+        job = event.job
+        if self.offered == job.request.id:
+            self.offered = None
+        self.strategy.remove(job.request.id)
+        message = f"operator {event.operator!r} failed on it: {event.error!r}; this is a defect"
+        return self._next(event, [self._end(event, job, "integrity", message)])
+
+    def cancel(self, event: Cancel) -> Emitted:
+        return self._drop(event, event.request, "cancelled")
+
+    def timer(self, event: Timer) -> Emitted:
+        if event.kind != "deadline":
+            return self._next(event, [])
+        return self._drop(event, RequestId(event.key), "deadline_expired")
+
+    def moved(self, event: Event) -> Emitted:
+        return self._next(event, [])
+
+    def left(self, event: WorkerLeave) -> Emitted:
+        """Whoever waits for what nobody here can give any more is told so."""
+        fleet = self.plane.fleet
+        stranded = [job for job in self.strategy if not fleet.may_serve(job.needs)]
+        out: list[Any] = []
+        for job in stranded:
+            self.strategy.remove(job.request.id)
+            message = f"the last instance for model {job.request.model!r} left"
+            out.append(self._end(event, job, "no_instance", message))
+        return self._next(event, out)
+
+    def _drop(self, event: Event, request: RequestId, code: str) -> Emitted:
+        job = self.strategy.remove(request)
+        if job is None:
+            return self._next(event, [])
+        return self._next(event, [self._end(event, job, code, STOPPED[code])])
+
+    def _answered(self, job: Job) -> None:
+        if self.offered != job.request.id:
+            raise IntegrityError(f"answer for {job.request.id!r}, but {self.offered!r} is offered")
+        self.offered = None
+
+    def _next(self, event: Event | Inner, out: list[Any]) -> Emitted:
+        if self.offered is None and len(self.strategy):
+            job = self.strategy.offer(event.now, self._blocked)
+            if job is not None:
+                self.offered = job.request.id
+                out.append(Offer(event.seq, event.now, job))
+        return out
+
+    def _blocked(self, needs: Needs) -> bool:
+        fleet = self.plane.fleet
+        return not fleet.has_room(needs) or self._parked.get(needs) == fleet.epoch(needs)
+
+    @staticmethod
+    def _end(event: Event | Inner, job: Job, code: str, message: str) -> Outcome:
+        return Outcome(event.seq, event.now, job, code=code, message=message)
+
+    def check_integrity(self) -> None:
+        """Between two dispatches no offer is out, and everyone inside waits or runs."""
+        self.strategy.check_integrity()
+        if self.offered is not None:
+            raise IntegrityError(f"{self.offered!r} is offered between two dispatches")
+        for identity, job in self.plane.jobs.items():
+            if (identity in self.strategy) == (job.node is not None):
+                raise IntegrityError(f"{identity!r} must either wait or run")

@@ -1,0 +1,248 @@
+"""The caller's side of one request: its stream of tokens and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import Any
+
+from sage_llm_ops.engines.base import Tokenizer
+from sage_llm_ops.types.errors import IntegrityError, failure
+from sage_llm_ops.types.events import Outcome
+from sage_llm_ops.types.requests import Request, RequestStatus
+from sage_llm_ops.types.results import RequestResult, Timings, Usage
+
+_LOCK = threading.Lock()
+"""Guards waiter lists only; shared, because a lock for each request costs more than it saves."""
+
+
+class RequestHandle:
+    """Tokens come from the worker's thread, the end from the graph's, readers from anywhere.
+
+    Each offset is taken once, in order.
+    """
+
+    __slots__ = (
+        "_error",
+        "_outcome",
+        "_result",
+        "_tokenizer",
+        "_waiters",
+        "attempt",
+        "embedding",
+        "request",
+        "tokens",
+        "worker",
+    )
+
+    def __init__(self, request: Request, tokenizer: Tokenizer | None = None) -> None:
+        self.request = request
+        self.tokens: list[int] = []
+        """Token ids in the caller's stream, all attempts together."""
+        self.embedding: tuple[float, ...] | None = None
+        self.worker: str | None = None
+        self.attempt = 0
+        self._tokenizer = tokenizer
+        self._outcome: Outcome | None = None
+        self._result: RequestResult | None = None
+        self._error: Exception | None = None
+        self._waiters: list[Callable[[], None]] | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self.request.id
+
+    # -- writers ------------------------------------------------------------------------------
+
+    def push(self, offset: int, ids: list[int]) -> None:
+        """New tokens at `offset`, which must be the next one: a gap or a repetition is a defect."""
+        if offset != len(self.tokens):
+            raise IntegrityError(f"token {offset} came where {len(self.tokens)} was due")
+        self.tokens.extend(ids)
+        if self._waiters:
+            self._wake(forget=False)
+
+    def finish(self, outcome: Outcome) -> None:
+        """The one end; the second call is a defect."""
+        if self._outcome is not None:
+            raise IntegrityError(f"request {self.request.id!r} ended twice")
+        self._outcome = outcome
+        if self._waiters:
+            self._wake(forget=True)
+
+    # -- readers ------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._outcome is not None
+
+    @property
+    def status(self) -> RequestStatus:
+        """Where it stands, as far as the caller's side can tell."""
+        if self._outcome is None:
+            return RequestStatus.RUNNING if self.worker else RequestStatus.QUEUED
+        if not self._outcome.code:
+            return RequestStatus.COMPLETED
+        cancelled = self._outcome.code == "cancelled"
+        return RequestStatus.CANCELLED if cancelled else RequestStatus.FAILED
+
+    @property
+    def timings(self) -> Timings:
+        """What happened when, so far."""
+        if self._outcome is None:
+            return Timings(self.request.arrived)
+        job = self._outcome.job
+        return Timings(self.request.arrived, job.placed, job.first_token, self._outcome.now)
+
+    def text(self) -> str:
+        """The text so far."""
+        if self._tokenizer is None:
+            return ""
+        skip = self.request.sampling.skip_special_tokens
+        text = self._tokenizer.decode(self.tokens, skip_special_tokens=skip)
+        cuts = [text.find(stop) for stop in self.request.sampling.stop]
+        found = [cut for cut in cuts if cut >= 0]
+        return text[: min(found)] if found else text
+
+    def outcome(self) -> RequestResult:
+        """The result of an ended request, or its error raised."""
+        if self._outcome is None:
+            raise IntegrityError(f"request {self.request.id!r} has not ended")
+        if self._outcome.code:
+            if self._error is None:
+                end = self._outcome
+                self._error = failure(end.code, end.message, self.request.id, tuple(self.tokens))
+            raise self._error
+        if self._result is None:
+            self._result = self._make_result(self._outcome)
+        return self._result
+
+    def result(self, timeout: float | None = None) -> RequestResult:
+        """Wait in a thread; `TimeoutError` leaves the request running."""
+        if self._outcome is None:
+            ended = threading.Event()
+
+            def wake() -> None:
+                if self._outcome is not None:
+                    ended.set()
+
+            waiter = self.subscribe(wake)
+            try:
+                if not ended.wait(timeout):
+                    raise TimeoutError(
+                        f"request {self.request.id!r} has not ended within {timeout} s"
+                    )
+            finally:
+                self.unsubscribe(waiter)
+        return self.outcome()
+
+    def __await__(self) -> Generator[Any, None, RequestResult]:
+        return self._async_result().__await__()
+
+    def subscribe(self, wake: Callable[[], Any]) -> Callable[[], Any]:
+        """`wake` is called, from any thread, after new tokens and at the end; at once if it ended."""
+        with _LOCK:
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(wake)
+        if self._outcome is not None:
+            wake()
+        return wake
+
+    def unsubscribe(self, wake: Callable[[], Any]) -> None:
+        """It is not called any more; nothing happens if it was not subscribed."""
+        with _LOCK:
+            if self._waiters and wake in self._waiters:
+                self._waiters.remove(wake)
+
+    async def stream(self) -> AsyncIterator[list[int]]:
+        """New token ids as they come; raises the request's error at its end."""
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+        waiter = self.subscribe(lambda: loop.call_soon_threadsafe(news.set))
+        seen = 0
+        try:
+            while True:
+                news.clear()
+                ended = self._outcome is not None
+                fresh = self.tokens[seen:]
+                seen += len(fresh)
+                if fresh:
+                    yield fresh
+                if ended and seen == len(self.tokens):
+                    break
+                if not fresh:
+                    await news.wait()
+        finally:
+            self.unsubscribe(waiter)
+        self.outcome()
+
+    def iter(self, timeout: float | None = None) -> Iterator[list[int]]:
+        """`stream` for threads. `timeout` bounds the wait for each piece."""
+        news = threading.Event()
+        waiter = self.subscribe(news.set)
+        seen = 0
+        try:
+            while True:
+                news.clear()
+                ended = self._outcome is not None
+                fresh = self.tokens[seen:]
+                seen += len(fresh)
+                if fresh:
+                    yield fresh
+                if ended and seen == len(self.tokens):
+                    break
+                if not fresh and not news.wait(timeout):
+                    raise TimeoutError(f"request {self.request.id!r}: no token for {timeout} s")
+        finally:
+            self.unsubscribe(waiter)
+        self.outcome()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    async def _async_result(self) -> RequestResult:
+        if self._outcome is None:
+            loop = asyncio.get_running_loop()
+            ended: asyncio.Future[None] = loop.create_future()
+
+            def settle() -> None:
+                if not ended.done():
+                    ended.set_result(None)
+
+            def wake() -> None:
+                if self._outcome is not None:
+                    loop.call_soon_threadsafe(settle)
+
+            self.subscribe(wake)
+            try:
+                await ended
+            finally:
+                self.unsubscribe(wake)
+        return self.outcome()
+
+    def _wake(self, *, forget: bool) -> None:
+        with _LOCK:
+            waiters = list(self._waiters or ())
+            if forget:
+                self._waiters = None
+        for wake in waiters:
+            wake()
+
+    def _make_result(self, end: Outcome) -> RequestResult:
+        job = end.job
+        usage = Usage(
+            self.request.n_prompt, len(self.tokens), job.cached, estimated=self.request.estimated
+        )
+        return RequestResult(
+            request_id=self.request.id,
+            text=self.text(),
+            token_ids=tuple(self.tokens),
+            finish_reason=end.finish_reason,
+            usage=usage,
+            timings=self.timings,
+            instance_id=str(job.worker),
+            attempts=job.attempt,
+            embedding=self.embedding,
+        )

@@ -1,0 +1,268 @@
+"""Live hands: from decisions to workers, from workers to streams and events.
+
+Tokens go straight from the worker's thread into the caller's stream; what changes a decision is
+posted to the source. The table of running nodes is the only thing both sides share.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sage_llm_ops.engines.base import Worker
+from sage_llm_ops.pipeline.handle import RequestHandle
+from sage_llm_ops.pipeline.live_source import LiveSource
+from sage_llm_ops.types.capabilities import Capabilities
+from sage_llm_ops.types.errors import IntegrityError
+from sage_llm_ops.types.events import (
+    FirstToken,
+    Job,
+    Load,
+    NodeAccepted,
+    NodeDone,
+    NodeFailed,
+    Outcome,
+    WorkerDown,
+    WorkerLeave,
+    WorkerUp,
+)
+from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
+from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
+
+log = logging.getLogger("sage_llm_ops.pipeline")
+
+
+def default_slots(can: Capabilities) -> int:
+    """What the engine batches, and an eighth more: a finished place is refilled within the same
+    step, and the rest of the queue stays here, where its order can still change."""
+    return can.max_num_seqs + max(1, can.max_num_seqs // 8)
+
+
+class Route:
+    """One running node: whose stream its tokens go to."""
+
+    __slots__ = ("delivered", "handle", "worker")
+
+    def __init__(self, handle: RequestHandle, worker: WorkerId) -> None:
+        self.handle = handle
+        self.worker = worker
+        self.delivered = 0
+
+
+class LiveHands:
+    """`Hands` of the graph and `Uplink` of the workers."""
+
+    def __init__(
+        self,
+        source: LiveSource,
+        on_end: Callable[[], None],
+        remember: Callable[[RequestHandle], None] | None = None,
+    ) -> None:
+        self.workers: dict[WorkerId, Worker] = {}
+        self.handles: dict[RequestId, RequestHandle] = {}
+        """Accepted and not ended."""
+        self.stale = 0
+        """Events of nodes that nobody waits for any more."""
+        self._source = source
+        self._on_end = on_end
+        self._remember = remember
+        self._routes: dict[NodeId, Route] = {}
+        self._emptied = threading.Condition()
+        self._awaited: set[WorkerId] = set()
+        self._watchers: list[Callable[[str, WorkerId, str], None]] = []
+
+    # -- hands --------------------------------------------------------------------------------
+
+    def execute(self, node: PlanNode, job: Job) -> None:
+        """Compose the prompt (with what was delivered already) and hand it over."""
+        worker = WorkerId(node.worker)
+        handle = self.handles.get(job.request.id)
+        try:
+            if handle is None:
+                raise IntegrityError(f"request {job.request.id!r} has no handle")
+            handle.worker, handle.attempt = worker, node.attempt
+            request = job.request
+            node.tokens, node.sampling = request.tokens, request.sampling.after(node.offset)
+            node.blocks, node.block_size = request.blocks, request.block_size
+            if node.offset:
+                node.tokens += _delivered(handle, node.offset)
+            self._routes[node.id] = Route(handle, worker)
+            attached = self.workers.get(worker)
+            if attached is not None and attached.submit(node):
+                return
+            code, message = "worker_lost", f"worker {worker!r} is down"
+        except Exception as error:
+            log.exception("node %s could not be handed to %s", node.id, worker)
+            code, message = "engine_failed", f"could not be handed to {worker!r}: {error}"
+        if self._drop(node.id) is not None or handle is None:
+            self._source.post(NodeFailed(node=node.id, reason=code, message=message))
+
+    def cancel(self, node: NodeId, worker: WorkerId) -> None:
+        """Pass a cancel on; a worker that is gone answers through its WorkerDown."""
+        attached = self.workers.get(worker)
+        if attached is not None:
+            attached.cancel(node)
+
+    def deliver(self, outcome: Outcome) -> None:
+        """Tell the caller, if there is one."""
+        identity = outcome.job.request.id
+        handle = self.handles.get(identity)
+        if handle is not None and handle.request is outcome.job.request:
+            self.end(handle, outcome)
+
+    def end(self, handle: RequestHandle, outcome: Outcome) -> None:
+        """Remembered first, then told, then forgotten here: nobody who was told can miss it."""
+        if self._remember is not None:
+            self._remember(handle)
+        handle.finish(outcome)
+        self.handles.pop(handle.request.id, None)
+        self._on_end()
+
+    # -- uplink -------------------------------------------------------------------------------
+
+    def on_events(self, worker: WorkerId, incarnation: int, events: Sequence[EngineEvent]) -> None:
+        """Events of one engine step."""
+        for event in events:
+            route = self._routes.get(event.node)
+            if route is None or route.worker != worker:
+                self.stale += 1
+                continue
+            try:
+                self._on_event(route, event)
+            except Exception as error:
+                log.exception("worker %s: bad event for node %s", worker, event.node)
+                self._fail(
+                    event.node, "engine_failed", f"worker {worker!r} broke the stream: {error}"
+                )
+
+    def on_stats(self, worker: WorkerId, stats: Stats) -> None:
+        """A worker about itself."""
+        self._source.post(
+            Load(
+                worker=worker,
+                running=stats.running,
+                waiting=stats.waiting,
+                kv_usage=stats.kv_usage,
+            )
+        )
+
+    def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
+        """A worker takes nodes."""
+        can = hello.capabilities
+        instance = self.workers[worker].instance
+        slots = instance.max_concurrency or default_slots(can)
+        self._source.post(
+            WorkerUp(
+                worker=worker,
+                model=instance.model_name or hello.model,
+                slots=slots,
+                max_model_len=can.max_model_len,
+                tasks=can.tasks,
+            )
+        )
+        self._tell("up", worker, "")
+
+    def on_down(self, worker: WorkerId, incarnation: int, reason: str) -> None:
+        """A worker is gone, and with it what it ran."""
+        self._source.post(WorkerDown(worker=worker, reason=reason, lost=self._forget(worker)))
+        self._tell("down", worker, reason)
+
+    # -- membership ---------------------------------------------------------------------------
+
+    def watch(self, watcher: Callable[[str, WorkerId, str], None]) -> None:
+        """`watcher(change, worker, reason)` is told of `up` and `down`, from the workers' threads."""
+        self._watchers.append(watcher)
+
+    def leave(self, worker: WorkerId, reason: str) -> None:
+        """Take a worker out for good; what it still runs fails over."""
+        self.workers.pop(worker, None)
+        self._source.post(WorkerLeave(worker=worker, reason=reason, lost=self._forget(worker)))
+
+    def running_on(self, worker: WorkerId) -> int:
+        """Nodes whose end has not come yet."""
+        return sum(route.worker == worker for route in list(self._routes.values()))
+
+    def wait_empty(self, worker: WorkerId, timeout_s: float) -> bool:
+        """Until a worker that is given nothing new has ended what it holds; False at the time-out."""
+        with self._emptied:
+            self._awaited.add(worker)
+            try:
+                return self._emptied.wait_for(lambda: not self.running_on(worker), timeout_s)
+            finally:
+                self._awaited.discard(worker)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _on_event(self, route: Route, event: EngineEvent) -> None:
+        kind = event.__class__
+        if kind is Tokens:
+            assert isinstance(event, Tokens)
+            first = not route.delivered
+            route.handle.push(event.offset, event.ids)
+            route.delivered += len(event.ids)
+            if first and event.ids:
+                self._source.post(FirstToken(node=event.node, cached=event.cached))
+        elif kind is Accepted:
+            self._source.post(NodeAccepted(node=event.node))
+        elif kind is Done:
+            assert isinstance(event, Done)
+            self._on_done(route, event)
+        elif kind is Failed:
+            assert isinstance(event, Failed)
+            self._fail(event.node, event.code, event.message)
+
+    def _on_done(self, route: Route, event: Done) -> None:
+        if event.n_tokens != route.delivered:
+            said, came = event.n_tokens, route.delivered
+            raise IntegrityError(f"it says it made {said} tokens, {came} came")
+        if event.embedding is not None:
+            route.handle.embedding = tuple(event.embedding)
+        if self._drop(event.node) is not None:
+            self._source.post(
+                NodeDone(
+                    node=event.node,
+                    finish_reason=event.finish_reason,
+                    n_tokens=event.n_tokens,
+                    cached=event.cached,
+                )
+            )
+
+    def _fail(self, node: NodeId, code: str, message: str) -> None:
+        route = self._drop(node)
+        if route is not None:
+            delivered = route.delivered
+            self._source.post(
+                NodeFailed(node=node, reason=code, message=message, delivered=delivered)
+            )
+
+    def _drop(self, node: NodeId) -> Route | None:
+        route = self._routes.pop(node, None)
+        if route is not None and route.worker in self._awaited:
+            with self._emptied:
+                self._emptied.notify_all()
+        return route
+
+    def _forget(self, worker: WorkerId) -> dict[int, int]:
+        """Drop the worker's routes; tokens each of them brought."""
+        gone = {n: route for n, route in list(self._routes.items()) if route.worker == worker}
+        delivered: dict[int, int] = {}
+        for node in gone:
+            route = self._drop(node)
+            if route is not None:
+                delivered[node] = route.delivered
+        return delivered
+
+    def _tell(self, change: str, worker: WorkerId, reason: str) -> None:
+        for watcher in self._watchers:
+            watcher(change, worker, reason)
+
+
+def _delivered(handle: RequestHandle, count: int) -> bytes:
+    """The tokens of the attempts before, as the worker wants them."""
+    if len(handle.tokens) != count:
+        raise IntegrityError(f"{len(handle.tokens)} tokens came, {count} are counted")
+    return np.asarray(handle.tokens, dtype="<i4").tobytes()

@@ -1,0 +1,16 @@
+"""Who is next and where it goes. Pure state machines: no SAGE, engine, thread or clock in here."""
+
+from sage_llm_ops.scheduler_ir.pd_separation import SPLITTERS, PDNever, Split
+from sage_llm_ops.scheduler_ir.routing import ROUTINGS, Choice, Routing
+from sage_llm_ops.scheduler_ir.strategies import STRATEGIES, Strategy
+
+__all__ = [
+    "ROUTINGS",
+    "SPLITTERS",
+    "STRATEGIES",
+    "Choice",
+    "PDNever",
+    "Routing",
+    "Split",
+    "Strategy",
+]

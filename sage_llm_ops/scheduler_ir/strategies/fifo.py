@@ -1,0 +1,17 @@
+"""First come, first served."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sage_llm_ops.scheduler_ir.strategies.base import Key, Strategy
+from sage_llm_ops.types.events import Job
+
+
+class FIFO(Strategy):
+    """Order of arrival, kept over retries. Nobody starves: at most all earlier arrivals go first."""
+
+    name: ClassVar[str] = "fifo"
+
+    def key(self, job: Job, now: float) -> Key:
+        return (job.seq,)

@@ -1,0 +1,170 @@
+"""Every decision, with what it was made of.
+
+The graph writes here and nobody else. Each entry goes into a running digest (the identity of all
+decisions taken so far: equal digests mean equal decisions), into a bounded memory, and, where a
+path is given, into a file of JSON lines of bounded size: when it is full it becomes `NAME.1`
+and a new one begins. Candidates are written as fleet rows; a `fleet` line says who they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+_PACK = struct.Struct("<Bqdqi").pack
+_FLUSH_BYTES = 1 << 16
+
+
+class Entry(msgspec.Struct, gc=False, omit_defaults=True):
+    """One line of the ledger."""
+
+    kind: str
+    """`fleet`, `place`, `retry` or `end`."""
+    seq: int
+    now: float
+    request: str = ""
+    attempt: int = 0
+    worker: str = ""
+    policy: str = ""
+    reason: str = ""
+    fleet: int = 0
+    rows: list[int] = []
+    costs: list[float] = []
+    hits: dict[str, int] | None = None
+    waiting: int = 0
+    waited_s: float = 0.0
+    code: str = ""
+    tokens: int = 0
+    workers: list[str] = []
+    unit: str = ""
+
+
+class Ledger:
+    """Bounded record of decisions. One writer: the graph's thread."""
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        keep: int = 4096,
+        max_bytes: int = 64 << 20,
+    ) -> None:
+        self.decisions = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._recent: deque[Entry] = deque(maxlen=keep)
+        self._path = Path(path) if path is not None else None
+        self._max_bytes = max_bytes
+        self._buffer = bytearray()
+        self._written = 0
+        self._encode = msgspec.json.Encoder().encode
+        self._fleet = Entry("fleet", 0, 0.0)
+        self._file: Any = None
+
+    @property
+    def digest(self) -> str:
+        """Identity of all decisions so far."""
+        return self._hash.hexdigest()
+
+    def fleet(self, seq: int, now: float, version: int, workers: Sequence[str]) -> None:
+        """Who the rows of the following entries are."""
+        self._fleet = Entry("fleet", seq, now, fleet=version, workers=list(workers))
+        self._write(self._fleet)
+
+    def place(
+        self,
+        seq: int,
+        now: float,
+        request: str,
+        attempt: int,
+        row: int,
+        rows: npt.NDArray[np.intp],
+        costs: npt.NDArray[np.float64],
+        **why: Any,
+    ) -> None:
+        """A request got a place. `why`: the fields of `Entry` that explain it."""
+        self._hash.update(_PACK(1, seq, now, attempt, row))
+        self._hash.update(request.encode())
+        self._hash.update(rows.tobytes())
+        self._hash.update(costs.tobytes())
+        self.decisions += 1
+        worker = self._fleet.workers[row]
+        self._write(
+            Entry(
+                "place",
+                seq,
+                now,
+                request,
+                attempt,
+                worker,
+                rows=rows.tolist(),
+                costs=costs.tolist(),
+                fleet=self._fleet.fleet,
+                **why,
+            )
+        )
+
+    def retry(self, seq: int, now: float, request: str, attempt: int, code: str, why: str) -> None:
+        """An attempt failed and another one follows."""
+        self._hash.update(_PACK(2, seq, now, attempt, 0))
+        self._hash.update(f"{request}|{code}".encode())
+        self.decisions += 1
+        self._write(Entry("retry", seq, now, request, attempt, code=code, reason=why))
+
+    def end(
+        self, seq: int, now: float, request: str, attempt: int, code: str, why: str, tokens: int
+    ) -> None:
+        """The one end of a request; a refusal is an end without an attempt."""
+        self._hash.update(_PACK(3, seq, now, attempt, tokens))
+        self._hash.update(f"{request}|{code}".encode())
+        self.decisions += 1
+        self._write(Entry("end", seq, now, request, attempt, code=code, reason=why, tokens=tokens))
+
+    def about(self, request: str) -> list[Entry]:
+        """What memory still holds about one request, oldest first, with the fleet lines it needs."""
+        found = [entry for entry in self._recent if entry.request == request]
+        return [self._fleet, *found] if found else []
+
+    def flush(self) -> None:
+        """Bring what is buffered to the file."""
+        if self._path is not None and self._buffer:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("wb")
+            self._file.write(self._buffer)
+            self._file.flush()
+            self._written += len(self._buffer)
+            self._buffer.clear()
+            if self._written >= self._max_bytes:
+                self._rotate()
+
+    def close(self) -> None:
+        """Flush and close the file; memory stays readable."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, entry: Entry) -> None:
+        self._recent.append(entry)
+        if self._path is not None:
+            self._buffer += self._encode(entry)
+            self._buffer += b"\n"
+            if len(self._buffer) >= _FLUSH_BYTES:
+                self.flush()
+
+    def _rotate(self) -> None:
+        assert self._path is not None
+        self._file.close()
+        self._path.replace(self._path.with_name(self._path.name + ".1"))
+        self._file = self._path.open("wb")
+        self._written = 0
+        self._buffer += self._encode(self._fleet)
+        self._buffer += b"\n"

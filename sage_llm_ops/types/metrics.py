@@ -1,0 +1,39 @@
+"""The numbers a manager reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class PerformanceMetrics:
+    """Measured, or None. Rates are 0.0 once the manager runs. Percentages are 0 to 100."""
+
+    total_requests: int = 0
+    completed_requests: int = 0
+    failed_requests: int = 0
+    cancelled_requests: int = 0
+    avg_latency_ms: float | None = None
+    p95_latency_ms: float | None = None
+    p99_latency_ms: float | None = None
+    tokens_per_second: float = 0.0
+    requests_per_second: float = 0.0
+    slo_violations: int = 0
+    slo_compliance_rate: float | None = None
+    """Share of the requests with an objective that met it, 0 to 1; None while there was none."""
+    gpu_utilization: float | None = None
+    cache_hit_rate: float | None = None
+    """Cached share of the prompt tokens of completed requests, in percent."""
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """One row a worker and one `total`: counts, and p50, p95, p99 of TTFT, TPOT, queue, latency."""
+
+    @property
+    def throughput(self) -> float:
+        """The same as `requests_per_second`."""
+        return self.requests_per_second
+
+    @property
+    def avg_latency(self) -> float | None:
+        """The same as `avg_latency_ms`."""
+        return self.avg_latency_ms

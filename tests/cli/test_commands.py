@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from sage_llm_ops.cli import main
+from sage_llm_ops.config import dump_pipeline, load_pipeline, load_services
+
+ROOT = pathlib.Path(__file__).parents[2]
+EXAMPLE = ROOT / "configs" / "services.toml"
+SAMPLE = ROOT / "tests" / "config" / "003_services.toml"
+PIPELINE = """\
+[pipeline]
+name = "p"
+[[operators]]
+use = "observe"
+[[operators]]
+use = "admit"
+max_pending = 5
+[[operators]]
+use = "merge"
+inputs = ["observe", "admit", "place"]
+[[operators]]
+use = "route"
+name = "place"
+strategy = 'a "b" <c>'
+[[operators]]
+use = "echo"
+inputs = ["last"]
+[[operators]]
+use = "last"
+[[instances]]
+instance_id = "w0"
+engine = "sim"
+placement = "inline"
+tensor_parallel_size = 2
+[instances.options]
+step_ms = 3
+"""
+
+
+@pytest.fixture
+def pipeline(tmp_path: pathlib.Path) -> str:
+    path = tmp_path / "p.toml"
+    path.write_text(PIPELINE)
+    return str(path)
+
+
+def run(*argv: str) -> int:
+    try:
+        return main(argv)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_config_check_of_services(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "check", str(SAMPLE)) == 0
+    out = capsys.readouterr().out
+    assert "llm_control_plane" in out
+    assert re.search(r'scheduling_policy +"adaptive"', out)
+    assert re.search(r"ledger +\(default\)", out)
+    assert "llm-prefill-1  http localhost:8000  meta-llama/Llama-2-7b  prefilling  tp=4" in out
+
+
+def test_config_check_of_a_pipeline(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "check", pipeline) == 0
+    out = capsys.readouterr().out
+    assert f"{pipeline}: a pipeline" in out
+    assert "w0  sim inline  (the engine's model)  general  tp=2  step_ms=3" in out
+
+
+def test_the_example_is_accepted_with_and_without_its_comments(tmp_path: pathlib.Path) -> None:
+    assert run("config", "check", str(EXAMPLE)) == 0
+    uncommented = tmp_path / "services.toml"
+    text = EXAMPLE.read_text(encoding="utf-8")
+    uncommented.write_text(re.sub(r"^# (?=\[|[a-z_]+ = )", "", text, flags=re.MULTILINE))
+    service = load_services(uncommented, environ={}).service()
+    assert [instance.engine for instance in service.instances] == ["sim", "sim", "vllm"]
+    assert service.ledger == ".sage-llm-ops/ledger.jsonl"
+
+
+def test_json(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "check", "--json", str(SAMPLE)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["services"][0]["instances"][1]["port"] == 8001
+    assert run("pipeline", "show", "--json", pipeline) == 0
+    assert json.loads(capsys.readouterr().out)["operators"][1]["options"] == {"max_pending": 5}
+
+
+def test_an_error_is_one_sentence_and_code_2(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text('[services.llm]\ntype = "ControlPlaneVLMService"\n')
+    assert run("config", "check", str(bad)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"error: {bad}:2: `services.llm.type`: unknown service type 'ControlPlaneVLMService': "
+        "did you mean 'ControlPlaneVLLMService'? known: ControlPlaneVLLMService\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty: neither [services.NAME] nor [pipeline]"),
+        ("[servces.x]\n", ":1: `servces`: unknown table 'servces': did you mean 'services'"),
+        ("[services.x]\n[pipeline]\n", ":2: `pipeline`: a file of services holds no pipeline"),
+        ("[[operators]]\n", "has no [pipeline]"),
+        ("a = \n", ":1: not TOML: "),
+    ],
+)
+def test_files_of_no_kind(
+    text: str, words: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    assert run("config", "check", str(tmp_path / "x.toml")) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_overrides_reach_the_commands(
+    pipeline: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGE_LLM_OPS__OPERATORS__ADMIT__MAX_PENDING", "7")
+    assert run("pipeline", "show", pipeline) == 0
+    assert "admit  max_pending=7" in capsys.readouterr().out
+    monkeypatch.setenv("SAGE_LLM_OPS__OPERATORS__ADMITT__MAX_PENDING", "7")
+    assert run("pipeline", "show", pipeline) == 2
+    assert "did you mean 'admit'?" in capsys.readouterr().err
+
+
+def test_pipeline_show(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pipeline", "show", pipeline) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [
+        "source",
+        "└─▶ observe",
+        "   ├─▶ admit  max_pending=5",
+        "   └─▶ merge  ◀ also from admit  ↺ feedback from place",
+        '      └─▶ place (route)  strategy="a \\"b\\" <c>"',
+        "echo  ↺ feedback from last",
+        "└─▶ last",
+        "",
+        "instances",
+        "  w0  sim inline  (the engine's model)  general  tp=2  step_ms=3",
+    ]
+
+
+def test_pipeline_show_mermaid(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pipeline", "show", "--mermaid", pipeline) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "flowchart TD"
+    assert "  op1 --> op2" in lines
+    assert "  op3 -. feedback .-> op2" in lines
+    assert '  op3["place (route)<br/>strategy=#quot;a \\#quot;b\\#quot; #lt;c#gt;#quot;"]' in lines
+
+
+def test_pipeline_show_toml(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pipeline", "show", "--toml", pipeline) == 0
+    assert capsys.readouterr().out == dump_pipeline(load_pipeline(pipeline, environ={}))
+
+
+def test_one_form_at_a_time(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pipeline", "show", "--toml", "--json", pipeline) == 2
+    assert "choose one of" in capsys.readouterr().err
+
+
+def test_why(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    records = [
+        {"request": "r1", "seq": 2, "now": 1.5, "kind": "placed", "worker": "w0"},
+        {"request": "r0", "seq": 3, "now": 1.6, "kind": "placed", "worker": "w1"},
+        {"request": "r1", "seq": 1, "now": 1.0, "kind": "admitted"},
+    ]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    ledger.write_text(text + '{"request": "r1", "torn')
+    assert run("why", "r1", "--ledger", str(ledger)) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["+0.000000", "s", "admitted"]
+    assert second.split() == ["+0.500000", "s", "placed", 'worker="w0"']
+    assert run("why", "r1", "--json", "--ledger", str(ledger)) == 0
+    assert [record["seq"] for record in json.loads(capsys.readouterr().out)] == [1, 2]
+
+
+def test_why_refuses(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    assert run("why", "r1", "--ledger", str(ledger)) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    ledger.write_text("{}\nnot json\n")
+    assert run("why", "r1", "--ledger", str(ledger)) == 2
+    assert f"{ledger}:2: not a ledger's JSON line" in capsys.readouterr().err
+    ledger.write_text("{}\n")
+    assert run("why", "r1", "--ledger", str(ledger)) == 2
+    assert "request 'r1'" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("sage-llm-ops ")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, sage_llm_ops.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'pydantic', 'sage', 'rich', 'msgspec', 'numpy', 'torch'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "pipeline" in done.stdout

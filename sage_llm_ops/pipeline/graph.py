@@ -89,7 +89,14 @@ def _inputs(spec: PipelineSpec, kinds: dict[str, type[Operator]]) -> dict[str, t
     before = SOURCE
     for op in spec.operators:
         reads = (before,) if op.inputs is None else tuple(op.inputs)
-        for name in reads:
+        for place, name in enumerate(reads):
+            if name in reads[:place]:
+                raise ConfigError(
+                    f"{op.id!r} reads {name!r} twice, and would see every event twice; name it once",
+                    file=spec.file,
+                    line=op.line,
+                    key="inputs",
+                )
             if name != SOURCE and name not in kinds:
                 known = [SOURCE, *kinds]
                 raise UnknownName("input", name, known, file=spec.file, line=op.line, key="inputs")

@@ -115,12 +115,14 @@ def _check_shapes(graph: Graph) -> None:
     spec = graph.spec
     read = {name for reads in graph.inputs.values() for name in reads}
     if SOURCE not in read:
-        raise PipelineError(f"pipeline {spec.name!r}: no operator reads the source")
+        raise PipelineError(
+            f'pipeline {spec.name!r}: no operator reads the source; give one `inputs = ["source"]`'
+        )
     for op in spec.operators:
         sink = graph.kinds[op.id].shape == "sink"
         if sink and op.id in read:
             raise PipelineError(
-                f"{_at(spec, op)}: {op.id!r} is a sink, nothing comes out of it to read"
+                f"{_at(spec, op)}: {op.id!r} is a sink, nothing comes out of it to read; read what it reads"
             )
         if not sink and op.id not in read:
             raise PipelineError(
@@ -148,19 +150,21 @@ def _check_flow(graph: Graph) -> None:
         if not takes & reach[op.id]:
             raise PipelineError(
                 f"{_at(spec, op)}: nothing that {op.id!r} takes ({_names(takes)}) reaches it; "
-                f"what does: {_names(reach[op.id])}"
+                f"what does: {_names(reach[op.id])}; change its inputs"
             )
     for op in spec.operators:
         for kind in graph.kinds[op.id].emits:
             if issubclass(kind, Inner) and not _taken(graph, emitted, op.id, kind):
                 raise PipelineError(
-                    f"{_at(spec, op)}: {op.id!r} emits {kind.__name__} and nobody after it takes that"
+                    f"{_at(spec, op)}: {op.id!r} emits {kind.__name__} and nobody after it takes that; "
+                    "put an operator behind it that does"
                 )
-    for start, end in graph.feedback:
+    for start, end in sorted(graph.feedback):
         loop = emitted[start] & frozenset(Deliverable)
         if loop:
             raise PipelineError(
-                f"pipeline {spec.name!r}: {_names(loop)} would go round from {start!r} back to {end!r}"
+                f"pipeline {spec.name!r}: {_names(loop)} would go round from {start!r} back to {end!r} "
+                "for ever; let it read an operator behind the one that takes them"
             )
 
 

@@ -154,7 +154,7 @@ def _check_flow(graph: Graph) -> None:
             )
     for op in spec.operators:
         for kind in graph.kinds[op.id].emits:
-            if issubclass(kind, Inner) and not _taken(graph, emitted, op.id, kind):
+            if issubclass(kind, Inner) and not _taken(graph, op.id, kind):
                 raise PipelineError(
                     f"{_at(spec, op)}: {op.id!r} emits {kind.__name__} and nobody after it takes that; "
                     "put an operator behind it that does"
@@ -179,16 +179,18 @@ def _out(kind: type[Operator], arriving: Kinds) -> Kinds:
     return frozenset() if kind.shape == "sink" else passed | made | broken
 
 
-def _taken(graph: Graph, emitted: dict[str, Kinds], start: str, kind: type[Any]) -> bool:
+def _taken(graph: Graph, start: str, kind: type[Any]) -> bool:
+    """Whether somebody whom it reaches takes it; who makes the same kind anew does not pass it on."""
     seen, ahead = set(), [start]
     while ahead:
         here = ahead.pop()
         for op, reads in graph.inputs.items():
             if here in reads and op not in seen:
                 seen.add(op)
-                if kind in graph.kinds[op].takes:
+                reader = graph.kinds[op]
+                if kind in reader.takes:
                     return True
-                if kind in emitted[op]:
+                if reader.shape != "sink" and (reader.passes is None or kind in reader.passes):
                     ahead.append(op)
     return False
 

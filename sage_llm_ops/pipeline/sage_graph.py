@@ -99,9 +99,11 @@ class Merge(MapFunction):
         return event
 
 
-def chains(graph: Graph) -> list[list[str]]:
+def chains(graph: Graph, *, fuse: bool = True) -> list[list[str]]:
     """The graph's operators, grouped into stages: a map joins its only reader, if it is all that
-    reader reads."""
+    reader reads. Without `fuse` each operator is a stage."""
+    if not fuse:
+        return [[spec.id] for spec in graph.spec.operators]
     readers: dict[str, list[str]] = {}
     for op, reads in graph.inputs.items():
         for name in reads:
@@ -124,14 +126,16 @@ def chains(graph: Graph) -> list[list[str]]:
     return stages
 
 
-def wire(graph: Graph, operators: dict[str, Operator], get: Callable[[], Any]) -> LocalEnvironment:
+def wire(
+    graph: Graph, operators: dict[str, Operator], get: Callable[[], Any], *, fuse: bool = True
+) -> LocalEnvironment:
     """The SAGE environment of the graph, not yet submitted."""
     silence_sage()
     env = LocalEnvironment(graph.spec.name)
     env.set_console_log_level("ERROR")
     streams: dict[str, Any] = {SOURCE: env.from_source(Intake, get, delay=0.0)}
     futures: dict[str, Any] = {start: env.from_future(start) for start, _ in sorted(graph.feedback)}
-    for stage in chains(graph):
+    for stage in chains(graph, fuse=fuse):
         head, tail = stage[0], operators[stage[-1]]
         reads = [
             futures[name] if (name, head) in graph.feedback else streams[name]
@@ -156,4 +160,6 @@ def close(env: LocalEnvironment) -> None:
     uuid = env.env_uuid
     env.close()
     if uuid is not None:
-        JobManager().delete_job(uuid, force=True)
+        manager = JobManager()
+        manager.delete_job(uuid, force=True)
+        manager.deleted_jobs.pop(uuid, None)

@@ -15,8 +15,8 @@ import numpy as np
 from sage_llm_ops.engines.base import Worker
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.live_source import LiveSource
-from sage_llm_ops.types.capabilities import Capabilities
-from sage_llm_ops.types.errors import IntegrityError
+from sage_llm_ops.types.capabilities import Capabilities, first_set
+from sage_llm_ops.types.errors import CapabilityError, IntegrityError
 from sage_llm_ops.types.events import (
     FirstToken,
     Job,
@@ -31,6 +31,7 @@ from sage_llm_ops.types.events import (
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import Request
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
 
 log = logging.getLogger("sage_llm_ops.pipeline")
@@ -65,12 +66,15 @@ class LiveHands:
         self.workers: dict[WorkerId, Worker] = {}
         self.handles: dict[RequestId, RequestHandle] = {}
         """Accepted and not ended."""
+        self.hellos: dict[WorkerId, Hello] = {}
+        """What each worker said of itself when it last came up."""
         self.stale = 0
         """Events of nodes that nobody waits for any more."""
         self._source = source
         self._on_end = on_end
         self._remember = remember
         self._routes: dict[NodeId, Route] = {}
+        self._ignores: dict[WorkerId, tuple[str, ...]] = {}
         self._emptied = threading.Condition()
         self._awaited: set[WorkerId] = set()
         self._watchers: list[Callable[[str, WorkerId, str], None]] = []
@@ -91,10 +95,13 @@ class LiveHands:
             if node.offset:
                 node.tokens += _delivered(handle, node.offset)
             self._routes[node.id] = Route(handle, worker)
+            self._check_sampling(worker, request)
             attached = self.workers.get(worker)
             if attached is not None and attached.submit(node):
                 return
             code, message = "worker_lost", f"worker {worker!r} is down"
+        except CapabilityError as error:
+            code, message = error.code, str(error)
         except Exception as error:
             log.exception("node %s could not be handed to %s", node.id, worker)
             code, message = "engine_failed", f"could not be handed to {worker!r}: {error}"
@@ -152,6 +159,8 @@ class LiveHands:
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         """A worker takes nodes."""
+        self.hellos[worker] = hello
+        self._ignores[worker] = hello.capabilities.ignores
         can = hello.capabilities
         instance = self.workers[worker].instance
         slots = instance.max_concurrency or default_slots(can)
@@ -180,6 +189,8 @@ class LiveHands:
     def leave(self, worker: WorkerId, reason: str) -> None:
         """Take a worker out for good; what it still runs fails over."""
         self.workers.pop(worker, None)
+        self.hellos.pop(worker, None)
+        self._ignores.pop(worker, None)
         self._source.post(WorkerLeave(worker=worker, reason=reason, lost=self._forget(worker)))
 
     def running_on(self, worker: WorkerId) -> int:
@@ -238,6 +249,15 @@ class LiveHands:
             self._source.post(
                 NodeFailed(node=node, reason=code, message=message, delivered=delivered)
             )
+
+    def _check_sampling(self, worker: WorkerId, request: Request) -> None:
+        """A worker that came up after the request was let in may not honour all of it."""
+        ignores = self._ignores.get(worker)
+        if ignores and request.task == "generate":
+            field = first_set(request.sampling, ignores)
+            if field is not None:
+                hello, value = self.hellos[worker], getattr(request.sampling, field)
+                raise CapabilityError(hello.capabilities.refusal(hello.engine, field, value))
 
     def _drop(self, node: NodeId) -> Route | None:
         route = self._routes.pop(node, None)

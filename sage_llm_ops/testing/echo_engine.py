@@ -76,7 +76,12 @@ class EchoEngine(BaseEngine):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(max_num_seqs=self._options.max_num_seqs, max_model_len=4096)
+        return Capabilities(
+            # One token is certain, so what only shifts probabilities is honoured by doing nothing.
+            sampling=("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed"),
+            max_num_seqs=self._options.max_num_seqs,
+            max_model_len=4096,
+        )
 
     @property
     def tokenizer_hash(self) -> str:

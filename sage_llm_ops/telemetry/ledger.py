@@ -127,9 +127,16 @@ class Ledger:
         self.decisions += 1
         self._write(Entry("end", seq, now, request, attempt, code=code, reason=why, tokens=tokens))
 
+    def entries(self) -> list[Entry]:
+        """What memory still holds, oldest first. From any thread: the copy is made in one go."""
+        return list(self._recent)
+
     def about(self, request: str) -> list[Entry]:
-        """What memory still holds about one request, oldest first, with the fleet lines it needs."""
-        found = [entry for entry in self._recent if entry.request == request]
+        """What memory still holds about one request, oldest first, below the latest fleet line.
+
+        Rows only ever get added to a fleet, so the latest line explains the earlier ones too.
+        """
+        found = [entry for entry in self.entries() if entry.request == request]
         return [self._fleet, *found] if found else []
 
     def flush(self) -> None:

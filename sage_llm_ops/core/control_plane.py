@@ -67,7 +67,7 @@ class ControlPlane:
         self._default_engine = default_engine
         self._log_dir = Path(log_dir) if log_dir is not None else None
         self._make = make
-        self._supervisor = Supervisor(restart or RestartPolicy(), self._given_up)
+        self.supervisor = Supervisor(restart or RestartPolicy(), self._given_up)
         self._tokenizers: dict[str, Tokenizer] = {}
         self._lock = threading.RLock()
         self._stopped = False
@@ -92,7 +92,7 @@ class ControlPlane:
             self.started_at = time.monotonic()
             for worker in workers:
                 self._attach(worker)
-        down = self._supervisor.wait_ready(timeout_s)
+        down = self.supervisor.wait_ready(timeout_s)
         if down:
             self.stop(0.0)
             raise EngineStartError(_not_up(down, timeout_s))
@@ -107,7 +107,7 @@ class ControlPlane:
                 self.pipeline.discard()
                 return True
         clean = self.pipeline.stop(timeout_s)
-        self._supervisor.stop(min(10.0, max(1.0, timeout_s)))
+        self.supervisor.stop(min(10.0, max(1.0, timeout_s)))
         return clean
 
     @property
@@ -147,7 +147,7 @@ class ControlPlane:
         if drain:
             self.pipeline.drain_worker(worker.id)
             self.pipeline.hands.wait_empty(worker.id, timeout_s)
-        self._supervisor.remove(worker.id)
+        self.supervisor.remove(worker.id)
         self.pipeline.detach(worker.id, "it was unregistered")
         worker.stop(10.0)
         instance.health_status = "unknown"
@@ -249,13 +249,13 @@ class ControlPlane:
 
     def _attach(self, worker: Worker) -> None:
         self.pipeline.attach(worker)
-        self._supervisor.add(worker)
+        self.supervisor.add(worker)
 
     def _noticed(self, change: str, worker: WorkerId, reason: str) -> None:
         instance = self.instances.get(worker)
         if instance is not None:
             instance.health_status = "healthy" if change == "up" else "unhealthy"
-        self._supervisor.notice(change, worker, reason)
+        self.supervisor.notice(change, worker, reason)
 
     def _given_up(self, worker: WorkerId, reason: str) -> None:
         with self._lock:

@@ -91,6 +91,12 @@ class Supervisor:
             )
             return [watched for watched in self.workers.values() if not watched.up]
 
+    def wait_up(self, timeout_s: float) -> list[Watched]:
+        """Until every worker is up, restarts included; those that are not at the time-out."""
+        with self.changed:
+            self.changed.wait_for(lambda: all(w.up for w in self.workers.values()), timeout_s)
+            return [watched for watched in self.workers.values() if not watched.up]
+
     def stop(self, timeout_s: float) -> None:
         """Stop all workers at the same time, and the thread."""
         with self.changed:

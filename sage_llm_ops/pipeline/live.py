@@ -21,7 +21,13 @@ from sage_llm_ops.pipeline.recording import Recorder
 from sage_llm_ops.pipeline.sage_graph import close, wire
 from sage_llm_ops.pipeline.watchdog import Watchdog
 from sage_llm_ops.telemetry import Ledger
-from sage_llm_ops.types.errors import DuplicateRequest, IntegrityError, NotRunning, Overloaded, UnknownName
+from sage_llm_ops.types.errors import (
+    DuplicateRequest,
+    IntegrityError,
+    NotRunning,
+    Overloaded,
+    UnknownName,
+)
 from sage_llm_ops.types.events import (
     Arrive,
     Cancel,

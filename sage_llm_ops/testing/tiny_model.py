@@ -201,7 +201,31 @@ _COMMON = (
 def _sentences() -> list[str]:
     """Common words and invented ones; only `Random.random`, whose stream Python guarantees."""
     draw = random.Random(7).random
-    parts = [a + b for a in ["b", "c", "d", "f", "g", "h", "l", "m", "n", "p", "r", "s", "t", "v", "w", "st", "tr", "pl", "ch"] for b in "aeiou"]
+    parts = [
+        a + b
+        for a in [
+            "b",
+            "c",
+            "d",
+            "f",
+            "g",
+            "h",
+            "l",
+            "m",
+            "n",
+            "p",
+            "r",
+            "s",
+            "t",
+            "v",
+            "w",
+            "st",
+            "tr",
+            "pl",
+            "ch",
+        ]
+        for b in "aeiou"
+    ]
     words = _COMMON.split()
 
     def pick(items: list[str]) -> str:

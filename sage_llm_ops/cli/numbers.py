@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 COLUMNS = ("requests", "tokens", "TTFT", "TPOT", "queue", "cached")
 """After the worker's name."""
 
 
-def print_workers(table: Mapping[str, Mapping[str, Any]], title: str) -> None:
+def print_workers(
+    table: Mapping[str, Mapping[str, Any]], title: str, console: Console | None = None
+) -> None:
     """One row a worker and one for all, as `Metrics.table` gives them."""
     from rich import box
     from rich.console import Console
@@ -24,7 +29,7 @@ def print_workers(table: Mapping[str, Mapping[str, Any]], title: str) -> None:
     for worker, row in table.items():
         last = worker == "total"
         drawn.add_row(worker, *_cells(row), style="bold" if last else None)
-    Console(highlight=False).print(drawn)
+    (console or Console(highlight=False)).print(drawn)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -39,6 +39,11 @@ def replay(
         raise typer.Exit(1)
 
 
+def replay_recording(path: Path) -> Replay:
+    """The recording through its own pipeline once more."""
+    return _again(_open(path))
+
+
 def _open(path: Path) -> Recording:
     from sage_llm_ops.pipeline.recording import Recording
     from sage_llm_ops.types.errors import ConfigError

@@ -145,6 +145,7 @@ class Ledger:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("wb")
+                self._older.unlink(missing_ok=True)  # of another run: not what came before this
             self._file.write(self._buffer)
             self._file.flush()
             self._written += len(self._buffer)
@@ -167,10 +168,15 @@ class Ledger:
             if len(self._buffer) >= _FLUSH_BYTES:
                 self.flush()
 
+    @property
+    def _older(self) -> Path:
+        assert self._path is not None
+        return self._path.with_name(self._path.name + ".1")
+
     def _rotate(self) -> None:
         assert self._path is not None
         self._file.close()
-        self._path.replace(self._path.with_name(self._path.name + ".1"))
+        self._path.replace(self._older)
         self._file = self._path.open("wb")
         self._written = 0
         self._buffer += self._encode(self._fleet)

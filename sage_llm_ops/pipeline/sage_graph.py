@@ -21,10 +21,12 @@ class Quiet(logging.Filter):
 
 
 def silence_sage() -> None:
-    """Let only SAGE's errors through; idempotent."""
-    logger = logging.getLogger("sage")
-    if not any(isinstance(known, Quiet) for known in logger.filters):
-        logger.addFilter(Quiet())
+    """Let only SAGE's errors through; idempotent. A filter sees its own logger's records alone, so
+    the compiler, which reports at every end of a simulation, gets one of its own."""
+    for name in ("sage", "sage.runtime.pipeline_compiler"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, Quiet) for known in logger.filters):
+            logger.addFilter(Quiet())
 
 
 class Intake(SourceFunction):

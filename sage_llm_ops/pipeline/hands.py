@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,8 +16,8 @@ import numpy as np
 from sage_llm_ops.engines.base import Worker
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.live_source import LiveSource
-from sage_llm_ops.types.capabilities import Capabilities
-from sage_llm_ops.types.errors import IntegrityError
+from sage_llm_ops.types.capabilities import Capabilities, first_set
+from sage_llm_ops.types.errors import CapabilityError, IntegrityError
 from sage_llm_ops.types.events import (
     FirstToken,
     Job,
@@ -31,6 +32,7 @@ from sage_llm_ops.types.events import (
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import Request
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
 
 log = logging.getLogger("sage_llm_ops.pipeline")
@@ -65,12 +67,17 @@ class LiveHands:
         self.workers: dict[WorkerId, Worker] = {}
         self.handles: dict[RequestId, RequestHandle] = {}
         """Accepted and not ended."""
+        self.hellos: dict[WorkerId, Hello] = {}
+        """What each worker said of itself when it last came up."""
         self.stale = 0
         """Events of nodes that nobody waits for any more."""
         self._source = source
         self._on_end = on_end
         self._remember = remember
         self._routes: dict[NodeId, Route] = {}
+        self._streams: defaultdict[WorkerId, threading.RLock] = defaultdict(threading.RLock)
+        """Held while a worker reports, so that nobody counts its tokens half way."""
+        self._ignores: dict[WorkerId, tuple[str, ...]] = {}
         self._emptied = threading.Condition()
         self._awaited: set[WorkerId] = set()
         self._watchers: list[Callable[[str, WorkerId, str], None]] = []
@@ -85,16 +92,21 @@ class LiveHands:
             if handle is None:
                 raise IntegrityError(f"request {job.request.id!r} has no handle")
             handle.worker, handle.attempt = worker, node.attempt
+            self._routes[node.id] = Route(handle, worker)  # first: what fails below must be told
             request = job.request
             node.tokens, node.sampling = request.tokens, request.sampling.after(node.offset)
             node.blocks, node.block_size = request.blocks, request.block_size
             if node.offset:
                 node.tokens += _delivered(handle, node.offset)
-            self._routes[node.id] = Route(handle, worker)
+            self._check_sampling(worker, request)
             attached = self.workers.get(worker)
             if attached is not None and attached.submit(node):
-                return
+                if self.workers.get(worker) is attached:
+                    return
+                # `leave` came in between, and may have looked at the routes before this one.
             code, message = "worker_lost", f"worker {worker!r} is down"
+        except CapabilityError as error:
+            code, message = error.code, str(error)
         except Exception as error:
             log.exception("node %s could not be handed to %s", node.id, worker)
             code, message = "engine_failed", f"could not be handed to {worker!r}: {error}"
@@ -126,18 +138,23 @@ class LiveHands:
 
     def on_events(self, worker: WorkerId, incarnation: int, events: Sequence[EngineEvent]) -> None:
         """Events of one engine step."""
-        for event in events:
-            route = self._routes.get(event.node)
-            if route is None or route.worker != worker:
-                self.stale += 1
-                continue
-            try:
-                self._on_event(route, event)
-            except Exception as error:
-                log.exception("worker %s: bad event for node %s", worker, event.node)
-                self._fail(
-                    event.node, "engine_failed", f"worker {worker!r} broke the stream: {error}"
-                )
+        bad: list[NodeId] = []
+        with self._streams[worker]:
+            for event in events:
+                route = self._routes.get(event.node)
+                if route is None or route.worker != worker:
+                    self.stale += 1
+                    continue
+                try:
+                    self._on_event(route, event)
+                except Exception as error:
+                    log.exception("worker %s: bad event for node %s", worker, event.node)
+                    self._fail(
+                        event.node, "engine_failed", f"worker {worker!r} broke the stream: {error}"
+                    )
+                    bad.append(event.node)
+        for node in bad:
+            self.cancel(node, worker)  # nobody reads it any more, and its place is given away
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         """A worker about itself."""
@@ -152,8 +169,13 @@ class LiveHands:
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         """A worker takes nodes."""
+        attached = self.workers.get(worker)
+        if attached is None:
+            return  # it left while it came up
+        self.hellos[worker] = hello
+        self._ignores[worker] = hello.capabilities.ignores
         can = hello.capabilities
-        instance = self.workers[worker].instance
+        instance = attached.instance
         slots = instance.max_concurrency or default_slots(can)
         self._source.post(
             WorkerUp(
@@ -180,6 +202,8 @@ class LiveHands:
     def leave(self, worker: WorkerId, reason: str) -> None:
         """Take a worker out for good; what it still runs fails over."""
         self.workers.pop(worker, None)
+        self.hellos.pop(worker, None)
+        self._ignores.pop(worker, None)
         self._source.post(WorkerLeave(worker=worker, reason=reason, lost=self._forget(worker)))
 
     def running_on(self, worker: WorkerId) -> int:
@@ -239,6 +263,15 @@ class LiveHands:
                 NodeFailed(node=node, reason=code, message=message, delivered=delivered)
             )
 
+    def _check_sampling(self, worker: WorkerId, request: Request) -> None:
+        """A worker that came up after the request was let in may not honour all of it."""
+        ignores = self._ignores.get(worker)
+        if ignores and request.task == "generate":
+            field = first_set(request.sampling, ignores)
+            if field is not None:
+                hello, value = self.hellos[worker], getattr(request.sampling, field)
+                raise CapabilityError(hello.capabilities.refusal(hello.engine, field, value))
+
     def _drop(self, node: NodeId) -> Route | None:
         route = self._routes.pop(node, None)
         if route is not None and route.worker in self._awaited:
@@ -247,13 +280,14 @@ class LiveHands:
         return route
 
     def _forget(self, worker: WorkerId) -> dict[int, int]:
-        """Drop the worker's routes; tokens each of them brought."""
-        gone = {n: route for n, route in list(self._routes.items()) if route.worker == worker}
+        """Drop the worker's routes; tokens each of them brought, between two of its reports."""
         delivered: dict[int, int] = {}
-        for node in gone:
-            route = self._drop(node)
-            if route is not None:
-                delivered[node] = route.delivered
+        with self._streams[worker]:
+            gone = [n for n, route in list(self._routes.items()) if route.worker == worker]
+            for node in gone:
+                route = self._drop(node)
+                if route is not None:
+                    delivered[node] = route.delivered
         return delivered
 
     def _tell(self, change: str, worker: WorkerId, reason: str) -> None:

@@ -9,15 +9,19 @@ and a new one begins. Candidates are written as fleet rows; a `fleet` line says 
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+log = logging.getLogger("sage_llm_ops.telemetry")
 
 _PACK = struct.Struct("<Bqdqi").pack
 _FLUSH_BYTES = 1 << 16
@@ -129,7 +133,7 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """What memory still holds, oldest first. From any thread: the copy is made in one go."""
-        return list(self._recent)
+        return list(self._recent.copy())
 
     def about(self, request: str) -> list[Entry]:
         """What memory still holds about one request, oldest first, below the latest fleet line.
@@ -140,8 +144,11 @@ class Ledger:
         return [self._fleet, *found] if found else []
 
     def flush(self) -> None:
-        """Bring what is buffered to the file."""
-        if self._path is not None and self._buffer:
+        """Bring what is buffered to the file. A file that cannot be written (a full disk) is given
+        up: serving goes on, memory and digest stay whole."""
+        if self._path is None or not self._buffer:
+            return
+        try:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("wb")
@@ -152,12 +159,17 @@ class Ledger:
             self._buffer.clear()
             if self._written >= self._max_bytes:
                 self._rotate()
+        except OSError:
+            log.exception("the ledger file %s is given up", self._path)
+            self._path = None
+            self._buffer.clear()
 
     def close(self) -> None:
         """Flush and close the file; memory stays readable."""
         self.flush()
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _write(self, entry: Entry) -> None:

@@ -107,4 +107,3 @@ def _wait_until_back(plane: ControlPlane, death: Death, screen: Screen) -> float
             time.sleep(0.02)
         checked(plane, submit(plane, "a2-back", prompts()[:1], pin=death.worker))
     return time.monotonic() - death.at
-

@@ -65,7 +65,9 @@ def _on_both(stage: Stage, plane: ControlPlane) -> str:
         raise IntegrityError("a pinned request ran on another worker")
     same = equal(one, two)
     if stage.exact and same < TWICE:
-        raise IntegrityError(f"{TWICE - same} of {TWICE} prompts gave other tokens on the other worker")
+        raise IntegrityError(
+            f"{TWICE - same} of {TWICE} prompts gave other tokens on the other worker"
+        )
     return f"{same} of {TWICE} prompts given to both workers gave the same tokens"
 
 

@@ -39,6 +39,11 @@ class SimEngine(BaseEngine):
         self._clock = clock
         self._sleep = sleep
 
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> SimEngine:
+        """From a file's table; used by the registry."""
+        return cls(SimOptions.parse(options))
+
     def start(self) -> None:
         """Nothing to load."""
 

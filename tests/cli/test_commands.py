@@ -171,35 +171,6 @@ def test_one_form_at_a_time(pipeline: str, capsys: pytest.CaptureFixture[str]) -
     assert "choose one of" in capsys.readouterr().err
 
 
-def test_why(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ledger = tmp_path / "ledger.jsonl"
-    records = [
-        {"request": "r1", "seq": 2, "now": 1.5, "kind": "placed", "worker": "w0"},
-        {"request": "r0", "seq": 3, "now": 1.6, "kind": "placed", "worker": "w1"},
-        {"request": "r1", "seq": 1, "now": 1.0, "kind": "admitted"},
-    ]
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    ledger.write_text(text + '{"request": "r1", "torn')
-    assert run("why", "r1", "--ledger", str(ledger)) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["+0.000000", "s", "admitted"]
-    assert second.split() == ["+0.500000", "s", "placed", 'worker="w0"']
-    assert run("why", "r1", "--json", "--ledger", str(ledger)) == 0
-    assert [record["seq"] for record in json.loads(capsys.readouterr().out)] == [1, 2]
-
-
-def test_why_refuses(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ledger = tmp_path / "ledger.jsonl"
-    assert run("why", "r1", "--ledger", str(ledger)) == 2
-    assert "cannot be read" in capsys.readouterr().err
-    ledger.write_text("{}\nnot json\n")
-    assert run("why", "r1", "--ledger", str(ledger)) == 2
-    assert f"{ledger}:2: not a ledger's JSON line" in capsys.readouterr().err
-    ledger.write_text("{}\n")
-    assert run("why", "r1", "--ledger", str(ledger)) == 2
-    assert "request 'r1'" in capsys.readouterr().err
-
-
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("sage-llm-ops ")

@@ -7,6 +7,7 @@ renumbered while a worker stays, so that decisions recorded by row can be replay
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,26 +88,29 @@ class Fleet:
     ) -> None:
         """The worker takes nodes from now on."""
         row = self.rows[worker]
+        if self.state[row] == GONE:
+            return  # said before it left, heard after it: only `join` brings it back
+        before = self._serves[row]
         self._models[row] = model
         self._serves[row] = tuple((model, task, pin) for task in tasks for pin in ("", worker))
         self._lengths[row] = max_len
         self.slots[row] = slots
         self.state[row] = UP
-        self._refresh(row)
+        self._refresh(dict.fromkeys((*before, *self._serves[row])))
 
     def down(self, worker: WorkerId, *, gone: bool = False) -> None:
         """Nothing goes there until it is up again. What it held is released by whoever knows it."""
         row = self.rows[worker]
         self.state[row] = GONE if gone else DOWN
         self.kv_usage[row] = np.nan
-        self._refresh(row)
+        self._refresh(self._serves[row])
 
     def drain(self, worker: WorkerId) -> None:
         """Nothing new goes there."""
         row = self.rows[worker]
         if self.state[row] == UP:
             self.state[row] = DRAINING
-            self._refresh(row)
+            self._refresh(self._serves[row])
 
     # -- load ---------------------------------------------------------------------------------
 
@@ -118,7 +122,7 @@ class Fleet:
         self.running[row] += 1
         self.tokens[row] += tokens
         self.assigned[row] += 1
-        if self.state[row] == UP:
+        if self.state[row] == UP and self.running[row] <= self.slots[row]:
             for needs in self._serves[row]:
                 self._free[needs] -= 1
 
@@ -131,8 +135,9 @@ class Fleet:
         self.running[row] -= 1
         self.tokens[row] -= held.tokens
         if self.state[row] == UP:
+            gained = int(self.running[row] < self.slots[row])
             for needs in self._serves[row]:
-                self._free[needs] += 1
+                self._free[needs] += gained
                 self._epochs[needs] += 1
         return row
 
@@ -162,7 +167,9 @@ class Fleet:
         """Whether a registered worker, up or not, could serve `needs` one day."""
         known = self._may.get(needs)
         if known is None:
-            known = self._may[needs] = any(self._could(row, needs) for row in range(len(self.ids)))
+            known = any(self._could(row, needs) for row in range(len(self.ids)))
+            if known:  # a refusal is not remembered: anybody may ask for any name
+                self._may[needs] = True
         return known
 
     def longest(self, needs: Needs) -> int | None:
@@ -201,7 +208,7 @@ class Fleet:
             raise IntegrityError("fleet: reservations do not sum to the load")
         for needs, free in self._free.items():
             rows = self._up.get(needs, _NO_ROWS)
-            if int((self.slots[rows] - self.running[rows]).sum()) != free:
+            if self._sum_free(rows) != free:
                 raise IntegrityError(f"fleet: free slots for {needs} are counted wrongly")
 
     # -- inside -------------------------------------------------------------------------------
@@ -213,11 +220,15 @@ class Fleet:
         fits = needs in served if served else pin in ("", self.ids[row])
         return self._models[row] == model and bool(self.state[row] != GONE) and fits
 
-    def _refresh(self, row: int) -> None:
-        """Membership changed: the lists of whom `row` serves are made anew and their epochs move."""
+    def _sum_free(self, rows: Rows) -> int:
+        """A worker that came back smaller may hold more than it takes: it hides nobody's room."""
+        return int(np.maximum(self.slots[rows] - self.running[rows], 0).sum())
+
+    def _refresh(self, changed: Iterable[Needs]) -> None:
+        """Membership changed: the lists of who serves these are made anew and their epochs move."""
         self.version += 1
         self._may.clear()
-        for needs in self._serves[row]:
+        for needs in changed:
             alive = [
                 self._lengths[other]
                 for other, served in enumerate(self._serves)
@@ -233,7 +244,7 @@ class Fleet:
                 dtype=np.intp,
             )
             self._up[needs] = rows
-            self._free[needs] = int((self.slots[rows] - self.running[rows]).sum())
+            self._free[needs] = self._sum_free(rows)
             self._epochs[needs] = self._epochs.get(needs, 0) + 1
 
     def _grow(self, size: int) -> None:

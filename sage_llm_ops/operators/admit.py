@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from sage_llm_ops.operators.base import Emitted, Operator
-from sage_llm_ops.types.events import Admitted, Arrive, Job, Outcome
+from sage_llm_ops.types.events import Admitted, Arrive, Broken, Job, Outcome
 
 
 class AdmitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +49,10 @@ class Admit(Operator):
                 "duplicate_request",
                 "the id belongs to a request that still runs; choose another",
             )
+        if request.timeout_s is not None and not request.timeout_s >= 0.0:
+            return "invalid_request", (
+                f"timeout_s={request.timeout_s!r} must be 0 or more; leave it out for no limit"
+            )
         waiting = len(plane.jobs) - len(plane.running)
         if waiting >= self.options.max_pending:
             return "overloaded", (
@@ -66,3 +72,14 @@ class Admit(Operator):
                 f"{longest} that the longest instance takes; shorten the prompt or lower max_tokens"
             )
         return "", ""
+
+    def failed(self, event: Any, error: Exception) -> Emitted:
+        """A request that could not even be looked at ends by name, like any other."""
+        passed = super().failed(event, error)
+        if not isinstance(event, Arrive):
+            return passed
+        job = Job(event.request, event.seq)
+        if self.plane.jobs.setdefault(event.request.id, job).request is not event.request:
+            return Outcome(event.seq, event.now, job, code="duplicate_request", message=str(error))
+        job = self.plane.jobs[event.request.id]
+        return Broken(event.seq, event.now, job, operator=self.id, error=error)

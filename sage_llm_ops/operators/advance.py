@@ -43,7 +43,18 @@ class Advance(Operator):
         Cancel: "cancel",
         Timer: "timer",
     }
-    emits = (NodeReady, NodeCancel, AttemptFailed, Outcome, WorkerDown, WorkerLeave, Cancel, Timer)
+    emits = (
+        NodeReady,
+        NodeCancel,
+        AttemptFailed,
+        Outcome,
+        NodeDone,
+        NodeFailed,
+        WorkerDown,
+        WorkerLeave,
+        Cancel,
+        Timer,
+    )
     Options = AdvanceOptions
 
     def placed(self, event: Placed) -> Emitted:
@@ -53,7 +64,7 @@ class Advance(Operator):
     def done(self, event: NodeDone) -> Emitted:
         job = self.plane.running.pop(event.node, None)
         if job is None:
-            return None
+            return event  # its request has gone on without it; the room it gave back counts
         job.node = None
         job.delivered += event.n_tokens
         if event.finish_reason == "cancelled":
@@ -63,7 +74,7 @@ class Advance(Operator):
     def node_failed(self, event: NodeFailed) -> Emitted:
         job = self.plane.running.pop(event.node, None)
         if job is None:
-            return None
+            return event  # its request has gone on without it; the room it gave back counts
         return self._lost(event, job, event.delivered, event.reason, event.message, died=False)
 
     def worker_down(self, event: WorkerDown | WorkerLeave) -> Emitted:

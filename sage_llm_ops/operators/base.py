@@ -95,7 +95,12 @@ def read_options(
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{owner}: {error} (given: {given})", file=file, line=line) from None
+        key = next((name for name in given if str(error).endswith(f"`$.{name}`")), None)
+        at = (lines or {}).get(key or "", line)
+        value = given if key is None else given[key]
+        raise ConfigError(
+            f"{owner}: {error} (given: {value!r})", file=file, line=at, key=key
+        ) from None
 
 
 def check_live(operator: Operator, option: str, value: Any) -> None:

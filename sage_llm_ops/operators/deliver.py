@@ -23,14 +23,12 @@ class Deliver(Operator):
         identity = job.request.id
         if plane.jobs.get(identity) is job:
             del plane.jobs[identity]
+            plane.timers.cancel("deadline", identity)
+            plane.timers.cancel("cancel_ack", identity)
         elif event.code not in REFUSALS:
             log.error("request %r ended twice; the second end was %r", identity, event.code)
             plane.broken += 1
             return
-        if job.node is not None:
-            plane.running.pop(job.node, None)
-        plane.timers.cancel("deadline", identity)
-        plane.timers.cancel("cancel_ack", identity)
         plane.hands.deliver(event)
 
     def failed(self, event: Any, error: Exception) -> Emitted:

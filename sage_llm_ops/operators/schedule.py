@@ -19,6 +19,8 @@ from sage_llm_ops.types.events import (
     Event,
     Inner,
     Job,
+    NodeDone,
+    NodeFailed,
     NodeReady,
     NoRoom,
     Offer,
@@ -45,16 +47,18 @@ class Schedule(Operator):
     shape = "flatmap"
     takes = {
         Admitted: "push",
-        Retry: "push",
+        Retry: "again",
         NodeReady: "placed",
         NoRoom: "no_room",
         Outcome: "outcome",
         Broken: "broken",
         Cancel: "cancel",
         Timer: "timer",
-        WorkerUp: "moved",
+        WorkerUp: "members",
+        NodeDone: "moved",
+        NodeFailed: "moved",
         WorkerDown: "moved",
-        WorkerLeave: "left",
+        WorkerLeave: "members",
         Drain: "moved",
         ConfigSet: "moved",
     }
@@ -75,6 +79,12 @@ class Schedule(Operator):
         self.strategy.push(event.job, event.now)
         return self._next(event, [])
 
+    def again(self, event: Retry) -> Emitted:
+        """As `push`; but the fleet may have changed since it was admitted."""
+        if self.plane.fleet.may_serve(event.job.needs):
+            return self.push(event)
+        return self._next(event, [self._strand(event, event.job)])
+
     def placed(self, event: NodeReady) -> Emitted:
         self._answered(event.job)
         self.strategy.placed(event.job.request.id)
@@ -92,6 +102,10 @@ class Schedule(Operator):
     def broken(self, event: Broken) -> Emitted:
         """Free whatever it held; its caller is told which operator failed."""
         job = event.job
+        if job.node is not None:
+            self.plane.running.pop(job.node, None)
+            self.plane.fleet.release(job.node)
+            job.node = None
         if self.offered == job.request.id:
             self.offered = None
         self.strategy.remove(job.request.id)
@@ -109,16 +123,21 @@ class Schedule(Operator):
     def moved(self, event: Event) -> Emitted:
         return self._next(event, [])
 
-    def left(self, event: WorkerLeave) -> Emitted:
-        """Whoever waits for what nobody here can give any more is told so."""
+    def members(self, event: WorkerUp | WorkerLeave) -> Emitted:
+        """Whoever waits for what nobody here can give any more is told so: the last instance left,
+        or it came up and said that it does not do this."""
         fleet = self.plane.fleet
         stranded = [job for job in self.strategy if not fleet.may_serve(job.needs)]
-        out: list[Any] = []
         for job in stranded:
             self.strategy.remove(job.request.id)
-            message = f"the last instance for model {job.request.model!r} left"
-            out.append(self._end(event, job, "no_instance", message))
-        return self._next(event, out)
+        return self._next(event, [self._strand(event, job) for job in stranded])
+
+    def failed(self, event: Any, error: Exception) -> Emitted:
+        """A `Broken` that cannot be handled must not come back here for ever: it ends now."""
+        passed = super().failed(event, error)
+        if isinstance(event, Broken):
+            return self._end(event, event.job, "integrity", f"operator {self.id!r}: {error!r}")
+        return passed
 
     def _drop(self, event: Event, request: RequestId, code: str) -> Emitted:
         job = self.strategy.remove(request)
@@ -142,6 +161,11 @@ class Schedule(Operator):
     def _blocked(self, needs: Needs) -> bool:
         fleet = self.plane.fleet
         return not fleet.has_room(needs) or self._parked.get(needs) == fleet.epoch(needs)
+
+    def _strand(self, event: Event | Inner, job: Job) -> Outcome:
+        request = job.request
+        message = f"no instance is left that does {request.task!r} with model {request.model!r}"
+        return self._end(event, job, "no_instance", message)
 
     @staticmethod
     def _end(event: Event | Inner, job: Job, code: str, message: str) -> Outcome:

@@ -89,7 +89,14 @@ def _inputs(spec: PipelineSpec, kinds: dict[str, type[Operator]]) -> dict[str, t
     before = SOURCE
     for op in spec.operators:
         reads = (before,) if op.inputs is None else tuple(op.inputs)
-        for name in reads:
+        for place, name in enumerate(reads):
+            if name in reads[:place]:
+                raise ConfigError(
+                    f"{op.id!r} reads {name!r} twice, and would see every event twice; name it once",
+                    file=spec.file,
+                    line=op.line,
+                    key="inputs",
+                )
             if name != SOURCE and name not in kinds:
                 known = [SOURCE, *kinds]
                 raise UnknownName("input", name, known, file=spec.file, line=op.line, key="inputs")
@@ -108,12 +115,14 @@ def _check_shapes(graph: Graph) -> None:
     spec = graph.spec
     read = {name for reads in graph.inputs.values() for name in reads}
     if SOURCE not in read:
-        raise PipelineError(f"pipeline {spec.name!r}: no operator reads the source")
+        raise PipelineError(
+            f'pipeline {spec.name!r}: no operator reads the source; give one `inputs = ["source"]`'
+        )
     for op in spec.operators:
         sink = graph.kinds[op.id].shape == "sink"
         if sink and op.id in read:
             raise PipelineError(
-                f"{_at(spec, op)}: {op.id!r} is a sink, nothing comes out of it to read"
+                f"{_at(spec, op)}: {op.id!r} is a sink, nothing comes out of it to read; read what it reads"
             )
         if not sink and op.id not in read:
             raise PipelineError(
@@ -141,19 +150,21 @@ def _check_flow(graph: Graph) -> None:
         if not takes & reach[op.id]:
             raise PipelineError(
                 f"{_at(spec, op)}: nothing that {op.id!r} takes ({_names(takes)}) reaches it; "
-                f"what does: {_names(reach[op.id])}"
+                f"what does: {_names(reach[op.id])}; change its inputs"
             )
     for op in spec.operators:
         for kind in graph.kinds[op.id].emits:
-            if issubclass(kind, Inner) and not _taken(graph, emitted, op.id, kind):
+            if issubclass(kind, Inner) and not _taken(graph, op.id, kind):
                 raise PipelineError(
-                    f"{_at(spec, op)}: {op.id!r} emits {kind.__name__} and nobody after it takes that"
+                    f"{_at(spec, op)}: {op.id!r} emits {kind.__name__} and nobody after it takes that; "
+                    "put an operator behind it that does"
                 )
-    for start, end in graph.feedback:
+    for start, end in sorted(graph.feedback):
         loop = emitted[start] & frozenset(Deliverable)
         if loop:
             raise PipelineError(
-                f"pipeline {spec.name!r}: {_names(loop)} would go round from {start!r} back to {end!r}"
+                f"pipeline {spec.name!r}: {_names(loop)} would go round from {start!r} back to {end!r} "
+                "for ever; let it read an operator behind the one that takes them"
             )
 
 
@@ -168,16 +179,18 @@ def _out(kind: type[Operator], arriving: Kinds) -> Kinds:
     return frozenset() if kind.shape == "sink" else passed | made | broken
 
 
-def _taken(graph: Graph, emitted: dict[str, Kinds], start: str, kind: type[Any]) -> bool:
+def _taken(graph: Graph, start: str, kind: type[Any]) -> bool:
+    """Whether somebody whom it reaches takes it; who makes the same kind anew does not pass it on."""
     seen, ahead = set(), [start]
     while ahead:
         here = ahead.pop()
         for op, reads in graph.inputs.items():
             if here in reads and op not in seen:
                 seen.add(op)
-                if kind in graph.kinds[op].takes:
+                reader = graph.kinds[op]
+                if kind in reader.takes:
                     return True
-                if kind in emitted[op]:
+                if reader.shape != "sink" and (reader.passes is None or kind in reader.passes):
                     ahead.append(op)
     return False
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 from sage_llm_ops.engines.base import Tokenizer
+from sage_llm_ops.pipeline.loop_bridge import LoopBridge
 from sage_llm_ops.types.errors import IntegrityError, failure
 from sage_llm_ops.types.events import Outcome
 from sage_llm_ops.types.requests import Request, RequestStatus
 from sage_llm_ops.types.results import RequestResult, Timings, Usage
+
+log = logging.getLogger("sage_llm_ops.pipeline")
 
 _LOCK = threading.Lock()
 """Guards waiter lists only; shared, because a lock for each request costs more than it saves."""
@@ -114,7 +118,7 @@ class RequestHandle:
             if self._error is None:
                 end = self._outcome
                 self._error = failure(end.code, end.message, self.request.id, tuple(self.tokens))
-            raise self._error
+            raise self._error.with_traceback(None)  # else it grows with every reader
         if self._result is None:
             self._result = self._make_result(self._outcome)
         return self._result
@@ -159,9 +163,8 @@ class RequestHandle:
 
     async def stream(self) -> AsyncIterator[list[int]]:
         """New token ids as they come; raises the request's error at its end."""
-        loop = asyncio.get_running_loop()
-        news = asyncio.Event()
-        waiter = self.subscribe(lambda: loop.call_soon_threadsafe(news.set))
+        bridge, news = LoopBridge.here(), asyncio.Event()
+        waiter = self.subscribe(lambda: bridge.post(news.set))
         seen = 0
         try:
             while True:
@@ -204,8 +207,8 @@ class RequestHandle:
 
     async def _async_result(self) -> RequestResult:
         if self._outcome is None:
-            loop = asyncio.get_running_loop()
-            ended: asyncio.Future[None] = loop.create_future()
+            bridge = LoopBridge.here()
+            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             def settle() -> None:
                 if not ended.done():
@@ -213,7 +216,7 @@ class RequestHandle:
 
             def wake() -> None:
                 if self._outcome is not None:
-                    loop.call_soon_threadsafe(settle)
+                    bridge.post(settle)
 
             self.subscribe(wake)
             try:
@@ -228,7 +231,13 @@ class RequestHandle:
             if forget:
                 self._waiters = None
         for wake in waiters:
-            wake()
+            try:
+                wake()
+            except Exception as error:
+                # Its event loop is closed, mostly. Neither the other readers nor the worker's or
+                # the graph's thread, which called us, may pay for that.
+                log.warning("a reader of request %r is gone: %s", self.request.id, error)
+                self.unsubscribe(wake)
 
     def _make_result(self, end: Outcome) -> RequestResult:
         job = end.job

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -74,6 +75,8 @@ class LiveHands:
         self._on_end = on_end
         self._remember = remember
         self._routes: dict[NodeId, Route] = {}
+        self._streams: defaultdict[WorkerId, threading.RLock] = defaultdict(threading.RLock)
+        """Held while a worker reports, so that nobody counts its tokens half way."""
         self._ignores: dict[WorkerId, tuple[str, ...]] = {}
         self._emptied = threading.Condition()
         self._awaited: set[WorkerId] = set()
@@ -89,16 +92,18 @@ class LiveHands:
             if handle is None:
                 raise IntegrityError(f"request {job.request.id!r} has no handle")
             handle.worker, handle.attempt = worker, node.attempt
+            self._routes[node.id] = Route(handle, worker)  # first: what fails below must be told
             request = job.request
             node.tokens, node.sampling = request.tokens, request.sampling.after(node.offset)
             node.blocks, node.block_size = request.blocks, request.block_size
             if node.offset:
                 node.tokens += _delivered(handle, node.offset)
-            self._routes[node.id] = Route(handle, worker)
             self._check_sampling(worker, request)
             attached = self.workers.get(worker)
             if attached is not None and attached.submit(node):
-                return
+                if self.workers.get(worker) is attached:
+                    return
+                # `leave` came in between, and may have looked at the routes before this one.
             code, message = "worker_lost", f"worker {worker!r} is down"
         except CapabilityError as error:
             code, message = error.code, str(error)
@@ -133,18 +138,23 @@ class LiveHands:
 
     def on_events(self, worker: WorkerId, incarnation: int, events: Sequence[EngineEvent]) -> None:
         """Events of one engine step."""
-        for event in events:
-            route = self._routes.get(event.node)
-            if route is None or route.worker != worker:
-                self.stale += 1
-                continue
-            try:
-                self._on_event(route, event)
-            except Exception as error:
-                log.exception("worker %s: bad event for node %s", worker, event.node)
-                self._fail(
-                    event.node, "engine_failed", f"worker {worker!r} broke the stream: {error}"
-                )
+        bad: list[NodeId] = []
+        with self._streams[worker]:
+            for event in events:
+                route = self._routes.get(event.node)
+                if route is None or route.worker != worker:
+                    self.stale += 1
+                    continue
+                try:
+                    self._on_event(route, event)
+                except Exception as error:
+                    log.exception("worker %s: bad event for node %s", worker, event.node)
+                    self._fail(
+                        event.node, "engine_failed", f"worker {worker!r} broke the stream: {error}"
+                    )
+                    bad.append(event.node)
+        for node in bad:
+            self.cancel(node, worker)  # nobody reads it any more, and its place is given away
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         """A worker about itself."""
@@ -159,10 +169,13 @@ class LiveHands:
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         """A worker takes nodes."""
+        attached = self.workers.get(worker)
+        if attached is None:
+            return  # it left while it came up
         self.hellos[worker] = hello
         self._ignores[worker] = hello.capabilities.ignores
         can = hello.capabilities
-        instance = self.workers[worker].instance
+        instance = attached.instance
         slots = instance.max_concurrency or default_slots(can)
         self._source.post(
             WorkerUp(
@@ -267,13 +280,14 @@ class LiveHands:
         return route
 
     def _forget(self, worker: WorkerId) -> dict[int, int]:
-        """Drop the worker's routes; tokens each of them brought."""
-        gone = {n: route for n, route in list(self._routes.items()) if route.worker == worker}
+        """Drop the worker's routes; tokens each of them brought, between two of its reports."""
         delivered: dict[int, int] = {}
-        for node in gone:
-            route = self._drop(node)
-            if route is not None:
-                delivered[node] = route.delivered
+        with self._streams[worker]:
+            gone = [n for n, route in list(self._routes.items()) if route.worker == worker]
+            for node in gone:
+                route = self._drop(node)
+                if route is not None:
+                    delivered[node] = route.delivered
         return delivered
 
     def _tell(self, change: str, worker: WorkerId, reason: str) -> None:

@@ -72,6 +72,8 @@ class LivePipeline:
         self._env = wire(self.graph, self.operators, self.source)
         self._open = False
         self._closed = False
+        self._over = ""
+        """Why nothing can end by the graph any more."""
         self._idle = threading.Condition()
         self._awaited = False
         self._watchdog = Watchdog(self.source, self._died)
@@ -98,10 +100,12 @@ class LivePipeline:
         left = not self.wait_idle(timeout_s)
         self._watchdog.stop()
         self.source.stop()
-        stopped = self.source.ended.wait(timeout=5.0)
+        stopped = self.source.wait_ended(5.0)
         self._fail_all(f"the pipeline was stopped and it had not ended after {timeout_s:g} s")
-        close(self._env)
-        if stopped:
+        if not stopped:  # SAGE would wait a minute for the dispatch that hangs
+            threading.Thread(target=close, args=(self._env,), daemon=True).start()
+        else:
+            close(self._env)
             self.ledger.close()
             if self._recorder is not None:
                 self._recorder.close(self.ledger.digest, self.ledger.decisions)
@@ -140,14 +144,19 @@ class LivePipeline:
         handle = RequestHandle(request, tokenizer)
         if handles.setdefault(request.id, handle) is not handle:
             raise DuplicateRequest("the id is in use by a running request", request_id=request.id)
+        request.arrived = 0.0  # until the source takes it; see `cancel`
         self.source.post(Arrive(request=request))
-        if self.source.ended.is_set():
-            self._fail(handle, "the pipeline was stopped while it was submitted")
+        if self._over:
+            self._fail(handle, self._over)
         return handle
 
     def cancel(self, request: RequestId) -> None:
         """Ask to end it; its handle tells when it has. Nothing happens if it ended already."""
-        self.source.post(Cancel(request=request))
+        handle = self.hands.handles.get(request)
+        if handle is not None:
+            # It must not overtake its request, which may still wait at the source.
+            waits = handle.request.arrived == 0.0
+            self.source.post(Cancel(request=request), behind_arrivals=waits)
 
     # -- fleet --------------------------------------------------------------------------------
 
@@ -188,6 +197,7 @@ class LivePipeline:
         self._fail_all(f"the pipeline died: {reason}")
 
     def _fail_all(self, message: str) -> None:
+        self._over = message  # before looking: who is inserted later sees it and fails itself
         for handle in list(self.hands.handles.values()):
             self._fail(handle, message)
 

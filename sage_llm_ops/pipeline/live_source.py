@@ -32,7 +32,7 @@ class LiveSource(TimerHeap):
         """Called with every event, stamped, before the graph sees it."""
         self._cond = threading.Condition(threading.Lock())
         self._asleep = False
-        self._arrivals: deque[Arrive] = deque()
+        self._arrivals: deque[Event] = deque()
         self._others: deque[Event] = deque()
         self._in_a_row = 0
         self._seq = 0
@@ -46,15 +46,21 @@ class LiveSource(TimerHeap):
         self.idle_hook: Callable[[], None] | None = None
         """Called on the source's thread when there is nothing to do."""
 
-    def post(self, event: Event) -> None:
-        """Let an event in. The order of posts from one thread is kept within its class."""
-        if event.__class__ is Arrive:
+    def post(self, event: Event, *, behind_arrivals: bool = False) -> None:
+        """Let an event in. The order of posts from one thread is kept within its class;
+        `behind_arrivals` puts it into that of the arrivals."""
+        if behind_arrivals or event.__class__ is Arrive:
             self._arrivals.append(event)
         else:
             self._others.append(event)
         if self._asleep:
             with self._cond:
                 self._cond.notify()
+
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Whether no dispatch runs or will: it said its last word, or its thread died."""
+        dead = self.thread is not None and not self.thread.is_alive()
+        return dead or self.ended.wait(timeout_s)
 
     def stop(self) -> None:
         """End the source after what is already posted."""

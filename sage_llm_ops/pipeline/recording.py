@@ -7,6 +7,7 @@ replay can still be made but has nothing to be compared with.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from sage_llm_ops.types.errors import ConfigError
 from sage_llm_ops.types.events import Event, Recorded
 
 FORMAT = 1
+
+log = logging.getLogger("sage_llm_ops.pipeline")
 
 
 class Header(msgspec.Struct, tag=True, frozen=True):
@@ -40,20 +43,31 @@ class Recorder:
     def __init__(self, path: str | Path, pipeline: str) -> None:
         self._file = Path(path).open("wb", buffering=1 << 16)  # noqa: SIM115 (closed by close)
         self._encode = msgspec.json.Encoder().encode
+        self._whole = True
         self._put(Header(FORMAT, pipeline))
 
     def __call__(self, event: Event) -> None:
-        """Write one event, as the source stamped it."""
-        self._put(event)
+        """Write one event, as the source stamped it. What cannot be written (a full disk, a
+        request that is none) ends the recording, not the pipeline."""
+        if self._whole:
+            try:
+                self._put(event)
+            except Exception:
+                log.exception("the recording ends before event %d", event.seq)
+                self._whole = False
 
     def close(self, digest: str, decisions: int) -> None:
-        """Write the footer."""
-        self._put(Footer(digest, decisions))
-        self._file.close()
+        """Write the footer, if nothing is missing before it."""
+        try:
+            if self._whole:
+                self._put(Footer(digest, decisions))
+            self._file.close()
+        except OSError:
+            log.exception("the recording is cut off")
 
     def _put(self, item: Any) -> None:
-        self._file.write(self._encode(item))
-        self._file.write(b"\n")
+        line = self._encode(item)
+        self._file.write(line + b"\n")
 
 
 class Recording:
@@ -88,6 +102,8 @@ class Recording:
     def _lines(self) -> Iterator[tuple[int, Any]]:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return  # the run was cut off in the middle of it
                 try:
                     yield number, self._decode(line)
                 except msgspec.DecodeError as error:

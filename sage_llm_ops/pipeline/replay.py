@@ -95,9 +95,11 @@ def replay(
     plane = Plane(source, NoHands(), book)
     env = wire(graph, graph.operators(plane), source)
     began = time.perf_counter()
-    env.submit(autostop=True)
+    try:
+        env.submit(autostop=True)
+    finally:
+        close(env)
     seconds = time.perf_counter() - began
-    close(env)
     footer = recording.footer
     recorded = footer.digest if footer else None
     return Replay(source.count, book.decisions, book.digest, recorded, seconds)

@@ -302,9 +302,11 @@ def simulate(
         source.add(worker)
     env = wire(graph, operators, source)
     began = time.perf_counter()
-    env.submit(autostop=True)
+    try:
+        env.submit(autostop=True)
+    finally:
+        close(env)
     real = time.perf_counter() - began
-    close(env)
     book.flush()
     if plane.jobs:
         some = ", ".join(sorted(plane.jobs)[:3])

@@ -52,6 +52,10 @@ class TimerHeap:
         self.pending_work -= not daemon
         return Timer(kind=kind, key=key)
 
+    def pending(self) -> list[tuple[str, str]]:
+        """Kind and key of the live timers, in the order they were set."""
+        return list(self._live)
+
     def __len__(self) -> int:
         return len(self._heap)
 

@@ -22,10 +22,10 @@ class Histogram:
 
     def add(self, value: float) -> None:
         """Count one value."""
-        self.count += 1
-        self.total += value
         index = 0 if value <= _LOWEST else min(_BUCKETS, int(log(value / _LOWEST) / _GROWTH))
         self._buckets[index] = self._buckets.get(index, 0) + 1
+        self.total += value
+        self.count += 1  # last: a reader on another thread must find as many in the buckets
 
     def merge(self, other: Histogram) -> None:
         """Count what another one counted; `other` may be growing on another thread."""

@@ -9,15 +9,19 @@ and a new one begins. Candidates are written as fleet rows; a `fleet` line says 
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+log = logging.getLogger("sage_llm_ops.telemetry")
 
 _PACK = struct.Struct("<Bqdqi").pack
 _FLUSH_BYTES = 1 << 16
@@ -127,29 +131,45 @@ class Ledger:
         self.decisions += 1
         self._write(Entry("end", seq, now, request, attempt, code=code, reason=why, tokens=tokens))
 
+    def entries(self) -> list[Entry]:
+        """What memory still holds, oldest first. From any thread: the copy is made in one go."""
+        return list(self._recent.copy())
+
     def about(self, request: str) -> list[Entry]:
-        """What memory still holds about one request, oldest first, with the fleet lines it needs."""
-        found = [entry for entry in self._recent if entry.request == request]
+        """What memory still holds about one request, oldest first, below the latest fleet line.
+
+        Rows only ever get added to a fleet, so the latest line explains the earlier ones too.
+        """
+        found = [entry for entry in self.entries() if entry.request == request]
         return [self._fleet, *found] if found else []
 
     def flush(self) -> None:
-        """Bring what is buffered to the file."""
-        if self._path is not None and self._buffer:
+        """Bring what is buffered to the file. A file that cannot be written (a full disk) is given
+        up: serving goes on, memory and digest stay whole."""
+        if self._path is None or not self._buffer:
+            return
+        try:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("wb")
+                self._older.unlink(missing_ok=True)  # of another run: not what came before this
             self._file.write(self._buffer)
             self._file.flush()
             self._written += len(self._buffer)
             self._buffer.clear()
             if self._written >= self._max_bytes:
                 self._rotate()
+        except OSError:
+            log.exception("the ledger file %s is given up", self._path)
+            self._path = None
+            self._buffer.clear()
 
     def close(self) -> None:
         """Flush and close the file; memory stays readable."""
         self.flush()
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _write(self, entry: Entry) -> None:
@@ -160,10 +180,15 @@ class Ledger:
             if len(self._buffer) >= _FLUSH_BYTES:
                 self.flush()
 
+    @property
+    def _older(self) -> Path:
+        assert self._path is not None
+        return self._path.with_name(self._path.name + ".1")
+
     def _rotate(self) -> None:
         assert self._path is not None
         self._file.close()
-        self._path.replace(self._path.with_name(self._path.name + ".1"))
+        self._path.replace(self._older)
         self._file = self._path.open("wb")
         self._written = 0
         self._buffer += self._encode(self._fleet)

@@ -71,6 +71,10 @@ class EchoEngine(BaseEngine):
         self._nodes.clear()
 
     @property
+    def spawns(self) -> bool:
+        return bool(self._options.fork)
+
+    @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
             # One token is certain, so what only shifts probabilities is honoured by doing nothing.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import ClassVar
 
 from sage_llm_ops.types.errors import IntegrityError
@@ -18,6 +18,9 @@ from sage_llm_ops.types.ids import Needs, RequestId
 Key = tuple[float, ...]
 Entry = tuple[Key, int, RequestId]
 """Key, number of the push (an entry of an earlier attempt is told apart by it), request."""
+
+
+_COMPACT_ABOVE = 256
 
 
 class Strategy(ABC):
@@ -74,7 +77,10 @@ class Strategy(ABC):
         if self._offered == identity:
             self._offered = None
         found = self._pending.pop(identity, None)
-        return found and found[0]
+        if found is None:
+            return None
+        self._compact(found[0].needs)
+        return found[0]
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -107,6 +113,13 @@ class Strategy(ABC):
             del self._queues[needs]
             return None
         return queue[0]
+
+    def _compact(self, needs: Needs) -> None:
+        """Removed jobs below a head that finds no room would never surface."""
+        queue = self._queues.get(needs, [])
+        if len(queue) > _COMPACT_ABOVE and len(queue) > 2 * len(self._pending):
+            queue[:] = [entry for entry in queue if self._is_live(entry)]
+            heapify(queue)
 
     def _close_offer(self, identity: RequestId) -> None:
         if self._offered != identity:

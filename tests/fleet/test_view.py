@@ -1,0 +1,150 @@
+"""The fleet: load, room and epochs under any sequence of membership and reservations."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sage_llm_ops.fleet import Fleet
+from sage_llm_ops.types.errors import IntegrityError
+from sage_llm_ops.types.ids import Needs, NodeId, WorkerId
+
+A, B = WorkerId("a"), WorkerId("b")
+NEEDS: Needs = ("m", "generate", "")
+
+
+def add(
+    fleet: Fleet, worker: WorkerId, slots: int = 1, model: str = "m", length: int = 100
+) -> None:
+    if worker not in fleet.rows or fleet.describe()[fleet.rows[worker]]["state"] == "gone":
+        fleet.join(worker, model)
+    fleet.up(worker, model, slots, length, ("generate",))
+
+
+def test_reserved_load_is_visible_at_once_and_released_once() -> None:
+    fleet = Fleet()
+    add(fleet, A, slots=1)
+    fleet.reserve(NodeId(1), 0, 10)
+    assert not fleet.has_room(NEEDS)
+    assert not fleet.with_room(NEEDS).size
+    before = fleet.epoch(NEEDS)
+    assert fleet.release(NodeId(1)) == 0
+    assert fleet.release(NodeId(1)) is None
+    assert fleet.epoch(NEEDS) == before + 1
+    with pytest.raises(IntegrityError, match="node 2 is reserved twice"):
+        for _ in range(2):
+            fleet.reserve(NodeId(2), 0, 1)
+
+
+def test_excluded_only_while_there_is_another() -> None:
+    fleet = Fleet()
+    add(fleet, A)
+    add(fleet, B)
+    assert fleet.with_room(NEEDS, (A,)).tolist() == [1]
+    fleet.down(B)
+    assert fleet.with_room(NEEDS, (A,)).tolist() == [0]
+    assert fleet.with_room(NEEDS, (WorkerId("never seen"),)).tolist() == [0]
+
+
+def test_a_worker_that_comes_back_smaller_hides_nobodys_room() -> None:
+    """It still holds two nodes and takes one: minus one there is not zero in all."""
+    fleet = Fleet()
+    add(fleet, A, slots=2)
+    fleet.reserve(NodeId(1), 0, 1)
+    fleet.reserve(NodeId(2), 0, 1)
+    add(fleet, A, slots=1)
+    add(fleet, B, slots=1)
+    assert fleet.has_room(NEEDS)
+    assert fleet.with_room(NEEDS).tolist() == [1]
+    fleet.release(NodeId(1))
+    fleet.release(NodeId(2))
+    fleet.check_integrity()
+    assert fleet.with_room(NEEDS).tolist() == [0, 1]
+
+
+def test_another_model_without_going_down_in_between() -> None:
+    fleet = Fleet()
+    add(fleet, A, model="m", length=100)
+    fleet.up(A, "n", 1, 50, ("generate",))
+    assert not fleet.has_room(NEEDS)
+    assert not fleet.may_serve(NEEDS)
+    assert fleet.longest(("n", "generate", "")) == 50
+    assert not fleet.longest(NEEDS)
+
+
+def test_gone_is_gone_until_it_joins_again() -> None:
+    fleet = Fleet()
+    add(fleet, A)
+    fleet.down(A, gone=True)
+    fleet.up(A, "m", 1, 100, ("generate",))
+    assert not fleet.may_serve(NEEDS)
+    assert fleet.models() == []
+    add(fleet, A)
+    assert fleet.rows == {A: 0}
+    with pytest.raises(IntegrityError, match="'a' joined twice"):
+        fleet.join(A, "m")
+
+
+def test_a_drained_worker_keeps_its_load_and_gets_nothing() -> None:
+    fleet = Fleet()
+    add(fleet, A, slots=2)
+    fleet.reserve(NodeId(1), 0, 5)
+    fleet.drain(A)
+    assert not fleet.has_room(NEEDS)
+    assert fleet.describe()[0]["running"] == 1
+    assert fleet.may_serve(NEEDS)
+    fleet.release(NodeId(1))
+    fleet.check_integrity()
+
+
+def test_refused_names_are_not_kept() -> None:
+    fleet = Fleet()
+    add(fleet, A)
+    for n in range(100):
+        assert not fleet.may_serve((f"m{n}", "generate", ""))
+    assert len(fleet._may) == 0
+
+
+def test_more_workers_than_the_arrays_began_with() -> None:
+    fleet = Fleet()
+    for n in range(40):
+        add(fleet, WorkerId(f"w{n}"), slots=n + 1)
+    assert fleet.with_room(NEEDS).tolist() == list(range(40))
+    assert [row["slots"] for row in fleet.describe()] == list(range(1, 41))
+    assert all(row["kv_usage"] is None for row in fleet.describe())
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["up", "down", "gone", "drain", "reserve", "release"]),
+            st.integers(0, 3),
+            st.integers(1, 3),
+        ),
+        max_size=60,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_any_history(history: list[tuple[str, int, int]]) -> None:
+    fleet = Fleet()
+    nodes = 0
+    for verb, which, size in history:
+        worker = WorkerId(f"w{which}")
+        before = fleet.epoch(NEEDS)
+        room = fleet.has_room(NEEDS)
+        if verb == "up":
+            add(fleet, worker, slots=size)
+        elif verb in ("down", "gone") and worker in fleet.rows:
+            fleet.down(worker, gone=verb == "gone")
+        elif verb == "drain" and worker in fleet.rows:
+            fleet.drain(worker)
+        elif verb == "reserve" and fleet.with_room(NEEDS).size:
+            nodes += 1
+            fleet.reserve(NodeId(nodes), int(fleet.with_room(NEEDS)[0]), size)
+        elif verb == "release":
+            fleet.release(NodeId(which))
+        fleet.check_integrity()
+        assert fleet.has_room(NEEDS) == bool(fleet.with_room(NEEDS).size)
+        if fleet.has_room(NEEDS) and not room:
+            assert fleet.epoch(NEEDS) > before, "room appeared and nobody who waits would know"

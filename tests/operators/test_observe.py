@@ -1,0 +1,47 @@
+"""Observe: the views are right before anyone decides."""
+
+from __future__ import annotations
+
+from sage_llm_ops.testing.harness import Harness
+from sage_llm_ops.types.events import Load
+from sage_llm_ops.types.ids import WorkerId
+
+
+def test_first_token_is_stamped_once_and_keeps_the_cache_hit(graph: Harness) -> None:
+    graph.arrive("a")
+    graph.advance(1.0)
+    graph.first_token(graph.node_of("a"), cached=3)
+    graph.advance(1.0)
+    graph.first_token(graph.node_of("a"), cached=9)
+    job = graph.plane.jobs["a"]
+    assert (job.first_token, job.cached) == (1.0, 3)
+
+
+def test_accepted_is_noted_on_the_running_attempt(graph: Harness) -> None:
+    graph.arrive("a")
+    graph.says_accepted(graph.node_of("a"))
+    assert graph.plane.jobs["a"].accepted
+
+
+def test_load_informs_only(graph: Harness) -> None:
+    digest = graph.ledger.digest
+    graph.step(Load(worker=WorkerId("w0"), running=1, waiting=0, kv_usage=0.5))
+    assert graph.plane.fleet.describe()[0]["kv_usage"] == 0.5
+    assert graph.ledger.digest == digest
+
+
+def test_a_worker_that_died_has_no_kv_usage(graph: Harness) -> None:
+    graph.step(Load(worker=WorkerId("w0"), running=1, waiting=0, kv_usage=0.5))
+    graph.down("w0")
+    assert graph.plane.fleet.describe()[0]["kv_usage"] is None
+
+
+def test_a_late_answer_is_dropped(graph: Harness) -> None:
+    graph.arrive("a", max_tokens=4)
+    node = graph.node_of("a")
+    graph.cancel("a")
+    graph.advance(11.0)
+    assert graph.codes("a") == ["cancelled"]
+    graph.acknowledge(node)
+    assert graph.codes("a") == ["cancelled"]
+    graph.check_empty()

@@ -1,0 +1,115 @@
+"""The ledger: a digest, a bounded memory, a bounded file."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from sage_llm_ops.telemetry import Ledger
+from sage_llm_ops.telemetry.ledger import Entry
+
+ROWS, COSTS = np.array([0, 1]), np.array([0.5, 0.25])
+
+
+def fill(ledger: Ledger, n: int, begin: int = 0) -> Ledger:
+    ledger.fleet(1, 0.0, 1, ["w0", "w1"])
+    for seq in range(begin, begin + n):
+        ledger.place(seq, 0.1, f"r{seq}", 1, 1, ROWS, COSTS, policy="p@1", reason="why")
+        ledger.retry(seq, 0.2, f"r{seq}", 1, "worker_lost", "it died")
+        ledger.end(seq, 0.3, f"r{seq}", 2, "", "length", 8)
+    return ledger
+
+
+def lines(path: Path) -> list[Entry]:
+    return [msgspec.json.decode(line, type=Entry) for line in path.read_bytes().splitlines()]
+
+
+def test_equal_decisions_equal_digest() -> None:
+    assert fill(Ledger(), 3).digest == fill(Ledger(keep=1), 3).digest
+    assert fill(Ledger(), 3).decisions == 9
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda book: book.place(9, 0.1, "r", 1, 0, ROWS, COSTS),
+        lambda book: book.place(9, 0.1, "r", 1, 1, ROWS[::-1].copy(), COSTS),
+        lambda book: book.place(9, 0.1, "r", 1, 1, ROWS, COSTS * 2),
+        lambda book: book.place(9, 0.1, "q", 1, 1, ROWS, COSTS),
+        lambda book: book.place(9, 0.2, "r", 1, 1, ROWS, COSTS),
+        lambda book: book.end(9, 0.1, "r", 1, "", "length", 8),
+        lambda book: book.end(9, 0.1, "r", 1, "cancelled", "length", 8),
+        lambda book: book.end(9, 0.1, "r", 1, "", "length", 9),
+        lambda book: book.retry(9, 0.1, "r", 1, "worker_lost", "x"),
+    ],
+)
+def test_another_decision_another_digest(change) -> None:
+    one, other = fill(Ledger(), 1), fill(Ledger(), 1)
+    one.place(9, 0.1, "r", 1, 1, ROWS, COSTS)
+    change(other)
+    assert one.digest != other.digest
+
+
+def test_memory_is_bounded() -> None:
+    ledger = fill(Ledger(keep=10), 100)
+    assert ledger.about("r0") == []
+    fleet, *found = ledger.about("r99")
+    assert fleet.workers == ["w0", "w1"]
+    assert [entry.kind for entry in found] == ["place", "retry", "end"]
+
+
+def test_the_file_rotates_and_begins_with_the_fleet(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "ledger.jsonl"
+    ledger = Ledger(path, max_bytes=100_000)
+    for part in range(40):
+        fill(ledger, 100, begin=part * 100)
+        ledger.flush()
+    ledger.close()
+    old = path.with_name("ledger.jsonl.1")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["ledger.jsonl", "ledger.jsonl.1"]
+    for file in (path, old):
+        assert file.stat().st_size < 100_000 + (1 << 17)
+        assert lines(file)[0].kind == "fleet"
+    assert lines(path)[-1].request == "r3999"
+
+
+def test_closing_twice_and_reading_afterwards(tmp_path: Path) -> None:
+    ledger = fill(Ledger(tmp_path / "l.jsonl"), 1)
+    ledger.close()
+    ledger.close()
+    assert ledger.about("r0")
+    assert len(lines(tmp_path / "l.jsonl")) == 4
+
+
+def test_a_file_that_cannot_be_written_is_given_up_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    ledger = fill(Ledger(tmp_path / "taken" / "l.jsonl"), 3)
+    ledger.flush()
+    fill(ledger, 3, begin=3)
+    ledger.close()
+    assert ledger.digest == fill(fill(Ledger(), 3), 3, begin=3).digest
+    assert ledger.about("r5")
+
+
+def test_readers_may_look_while_the_graph_writes() -> None:
+    ledger = fill(Ledger(), 2000)
+    done = threading.Event()
+
+    def write() -> None:
+        seq = 2000
+        while not done.is_set():
+            fill(ledger, 50, begin=seq)
+            seq += 50
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(100):
+            ledger.about("r1999")
+    finally:
+        done.set()
+        writer.join()

@@ -119,7 +119,6 @@ async def test_a_worker_that_does_not_come_up_ends_the_start_with_its_log(tmp_pa
         placement="process",
         options={
             "start_error": "no such device: 7",
-            "tokenizer_hash": "",
             "tokenizer_kind": "bytes",
         },
     )

@@ -10,7 +10,9 @@ from typing import Any
 
 from sage_llm_ops import ControlPlaneManager, ExecutionInstance, RequestMetadata
 from sage_llm_ops.core import RestartPolicy
+from sage_llm_ops.engines.tokenizers import ByteTokenizer
 from sage_llm_ops.testing import HeldFleet, sim_instances
+from sage_llm_ops.testing.echo_engine import ECHO
 
 MODEL = "sim-model"
 SLOW = RestartPolicy(first_s=3600.0, most_s=3600.0)
@@ -19,6 +21,17 @@ SLOW = RestartPolicy(first_s=3600.0, most_s=3600.0)
 
 def instance(identity: str = "w0", model: str = MODEL, **fields: Any) -> ExecutionInstance:
     return ExecutionInstance(identity, model_name=model, engine="sim", **fields)
+
+
+def echo(identity: str = "w0", **options: Any) -> ExecutionInstance:
+    """A worker process of its own, with an engine that loads nothing."""
+    return ExecutionInstance(
+        identity,
+        model_name=MODEL,
+        engine=ECHO,
+        placement="process",
+        options={"tokenizer_kind": "bytes", "tokenizer_hash": ByteTokenizer.hash, **options},
+    )
 
 
 def request(identity: str = "r", **fields: Any) -> RequestMetadata:

@@ -10,9 +10,8 @@ import pytest
 
 from sage_llm_ops import ControlPlaneManager, ExecutionInstance
 from sage_llm_ops.testing import HeldFleet, sim_instances
-from sage_llm_ops.testing.echo_engine import ECHO
 from sage_llm_ops.types.errors import EngineStartError, NotRunning, PipelineDied, UnknownName
-from tests.core.fleets import held, instance, request, simulated
+from tests.core.fleets import echo, held, instance, request, simulated
 
 
 async def test_the_first_request_starts_it() -> None:
@@ -112,16 +111,7 @@ async def test_a_manager_that_never_started_stops() -> None:
 
 async def test_a_worker_that_does_not_come_up_ends_the_start_with_its_log(tmp_path: Path) -> None:
     manager = ControlPlaneManager(log_dir=tmp_path)
-    broken = ExecutionInstance(
-        "w0",
-        model_name="m",
-        engine=ECHO,
-        placement="process",
-        options={
-            "start_error": "no such device: 7",
-            "tokenizer_kind": "bytes",
-        },
-    )
+    broken = echo(start_error="no such device: 7")
     manager.register_instance(broken)
     with pytest.raises(EngineStartError, match=r"instance 'w0'.*(?s:.)*no such device: 7") as first:
         await manager.start()

@@ -6,5 +6,13 @@ Nothing in here lies on the path of a benchmark or of production.
 from sage_llm_ops.testing.clocks import ManualClock
 from sage_llm_ops.testing.faults import FaultPlan, FaultyUplink, FaultyWorker
 from sage_llm_ops.testing.fleets import sim_instances
+from sage_llm_ops.testing.manual_worker import ManualWorker
 
-__all__ = ["FaultPlan", "FaultyUplink", "FaultyWorker", "ManualClock", "sim_instances"]
+__all__ = [
+    "FaultPlan",
+    "FaultyUplink",
+    "FaultyWorker",
+    "ManualClock",
+    "ManualWorker",
+    "sim_instances",
+]

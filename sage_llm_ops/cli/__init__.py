@@ -13,6 +13,13 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. What is refused on purpose is one sentence on stderr, and exit code 2."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # outside of a command: typer answers one inside with 130 itself
+        return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
     from sage_llm_ops.cli.app import app
     from sage_llm_ops.cli.output import print_error
     from sage_llm_ops.types.errors import SageLlmOpsError

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sage_llm_ops.cli import config_check, pipeline_show, why
+from sage_llm_ops.cli import config_check, demo, pipeline_show, replay, run, simulate, why
 
 app = typer.Typer(
     help="LLM serving's control plane as a SAGE dataflow.",
@@ -47,4 +47,8 @@ pipeline = typer.Typer(help="Pipelines.", no_args_is_help=True)
 pipeline.command("show")(pipeline_show.show)
 app.add_typer(pipeline, name="pipeline")
 
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("simulate")(simulate.simulate)
+app.command("replay")(replay.replay)
 app.command("why")(why.why)

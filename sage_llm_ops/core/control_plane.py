@@ -15,7 +15,9 @@ from typing import Any
 
 from sage_llm_ops.config import default_engine as resolve_engine
 from sage_llm_ops.core.finished import Finished
+from sage_llm_ops.core.honoured import Honoured
 from sage_llm_ops.core.requests import as_request
+from sage_llm_ops.core.stand_in import runs_as
 from sage_llm_ops.core.supervisor import RestartPolicy, Supervisor, Watched
 from sage_llm_ops.engines.base import Tokenizer, Uplink, Worker
 from sage_llm_ops.engines.registry import make_worker, placement_of
@@ -29,6 +31,7 @@ from sage_llm_ops.types.errors import (
     EngineStartError,
     InvalidRequest,
     NoInstance,
+    NotRunning,
     UnknownName,
     UnknownRequest,
 )
@@ -54,16 +57,25 @@ class ControlPlane:
         log_dir: str | Path | None = None,
         restart: RestartPolicy | None = None,
         keep_finished: int = 1000,
+        keep_finished_s: float = 600.0,
         registry: Mapping[str, type[Operator]] = OPERATORS,
         make: MakeWorker | None = None,
     ) -> None:
         self.spec = spec
-        self.finished = Finished(keep_finished)
+        self.finished = Finished(keep_finished, keep_finished_s)
         self.pipeline = LivePipeline(
             spec, registry=registry, record=record, remember=self.finished.add
         )
         self.instances: dict[str, ExecutionInstance] = {}
         self.started_at: float | None = None
+        self.stopped_at: float | None = None
+        self.ready = False
+        """Whether `start` has returned and `stop` was not called."""
+        self._runs: dict[str, ExecutionInstance] = {}
+        """What gets the worker of each instance: itself, but for a stand-in."""
+        self._honoured = Honoured(self.pipeline.hands)
+        self._starting = threading.Lock()
+        self._start_error = ""
         self._default_engine = default_engine
         self._log_dir = Path(log_dir) if log_dir is not None else None
         self._make = make
@@ -80,33 +92,46 @@ class ControlPlane:
     def start(self, timeout_s: float = 300.0) -> None:
         """Start all workers at the same time and return once all are up; idempotent.
 
-        A worker that does not come up makes it `EngineStartError`, and everything is stopped.
+        A worker that does not come up makes it `EngineStartError`, and everything is stopped. Who
+        calls it while another does waits for the same end.
         """
+        with self._starting:
+            if self._start_error:
+                raise EngineStartError(self._start_error)
+            if not self._launch():
+                return
+            down = self.supervisor.wait_ready(timeout_s)
+            if down:
+                self._start_error = _not_up(down, timeout_s)
+                self.stop(0.0)
+                raise EngineStartError(self._start_error)
+            self.ready = not self._stopped
+
+    def _launch(self) -> bool:
+        """Begin; False where it was begun already."""
         with self._lock:
             if self._stopped:
-                raise ConfigError("a stopped control plane cannot be started again; make a new one")
+                raise NotRunning("a stopped control plane cannot be started again; make a new one")
             if self.started_at is not None:
-                return
+                return False
             workers = [self._worker(instance) for instance in self.instances.values()]
             self.pipeline.start()
             self.started_at = time.monotonic()
             for worker in workers:
                 self._attach(worker)
-        down = self.supervisor.wait_ready(timeout_s)
-        if down:
-            self.stop(0.0)
-            raise EngineStartError(_not_up(down, timeout_s))
+            return True
 
     def stop(self, timeout_s: float = 30.0) -> bool:
         """Drain, fail what is left by name, stop the workers; idempotent. True if all had ended."""
         with self._lock:
             if self._stopped:
                 return True
-            self._stopped = True
+            self._stopped, self.ready = True, False
             if self.started_at is None:
                 self.pipeline.discard()
                 return True
         clean = self.pipeline.stop(timeout_s)
+        self.stopped_at = time.monotonic()
         self.supervisor.stop(min(10.0, max(1.0, timeout_s)))
         return clean
 
@@ -125,12 +150,13 @@ class ControlPlane:
                     f"instance_id={instance.instance_id!r} is registered already; choose another"
                 )
             self.instances[instance.instance_id] = instance
+            self._runs[instance.instance_id] = runs_as(instance)
             if self.started_at is None or self._stopped:
                 return
             try:
                 worker = self._worker(instance)
             except Exception:
-                del self.instances[instance.instance_id]
+                self._remove(instance.instance_id)
                 raise
             self._attach(worker)
 
@@ -140,7 +166,8 @@ class ControlPlane:
         with self._lock:
             if instance_id not in self.instances:
                 raise UnknownName("instance", instance_id, self.instances)
-            instance = self.instances.pop(instance_id)
+            instance = self.instances[instance_id]
+            self._remove(instance_id)
         worker = self.pipeline.hands.workers.get(WorkerId(instance_id))
         if worker is None:
             return
@@ -149,6 +176,7 @@ class ControlPlane:
             self.pipeline.hands.wait_empty(worker.id, timeout_s)
         self.supervisor.remove(worker.id)
         self.pipeline.detach(worker.id, "it was unregistered")
+        self._honoured.forget()
         worker.stop(10.0)
         instance.health_status = "unknown"
 
@@ -175,6 +203,7 @@ class ControlPlane:
             raise DuplicateRequest(
                 "the id belongs to a request that ended a moment ago", request_id=request.id
             )
+        self._honoured.check(request)
         return self.pipeline.submit(request, tokenizer)
 
     def handle(self, request_id: str) -> RequestHandle:
@@ -213,7 +242,7 @@ class ControlPlane:
         with self._lock:
             found = self._tokenizers.get(model)
             if found is None:
-                instance = next(i for i in self.instances.values() if i.model_name == model)
+                instance = next(i for i in self._runs.values() if i.model_name == model)
                 engine = instance.engine or self.default_engine
                 found = tokenizer_for(engine, model, instance.options)
                 self._tokenizers[model] = found
@@ -228,24 +257,23 @@ class ControlPlane:
 
     def _worker(self, instance: ExecutionInstance) -> Worker:
         if self._make is not None:
-            return self._make(instance, self.pipeline.hands)
-        default = instance.engine or self.default_engine
-        engine, _ = placement_of(instance, default)
-        if not instance.model_name:
+            return self._make(self._runs[instance.instance_id], self.pipeline.hands)
+        runs = self._runs[instance.instance_id]
+        default = runs.engine or self.default_engine
+        engine, _ = placement_of(runs, default)
+        if not runs.model_name:
             if engine != "sim":
                 raise ConfigError(
                     f"instance {instance.instance_id!r} names no model_name and engine {engine!r} "
                     "has no default; set it"
                 )
-            instance.model_name = "sim"
-        tokens = self.tokenizer(instance.model_name).hash
+            instance.model_name = runs.model_name = "sim"
+        tokens = self.tokenizer(runs.model_name).hash
         log_file = None
         if self._log_dir is not None:
             self._log_dir.mkdir(parents=True, exist_ok=True)
             log_file = os.fspath(self._log_dir / f"{instance.instance_id}.log")
-        return make_worker(
-            instance, self.pipeline.hands, default, log=log_file, tokenizer_hash=tokens
-        )
+        return make_worker(runs, self.pipeline.hands, default, log=log_file, tokenizer_hash=tokens)
 
     def _attach(self, worker: Worker) -> None:
         self.pipeline.attach(worker)
@@ -255,12 +283,18 @@ class ControlPlane:
         instance = self.instances.get(worker)
         if instance is not None:
             instance.health_status = "healthy" if change == "up" else "unhealthy"
+        self._honoured.forget()
         self.supervisor.notice(change, worker, reason)
 
     def _given_up(self, worker: WorkerId, reason: str) -> None:
         with self._lock:
-            self.instances.pop(worker, None)
+            self._remove(worker)
         self.pipeline.detach(worker, f"it was given up: {reason}")
+        self._honoured.forget()
+
+    def _remove(self, instance_id: str) -> None:
+        self.instances.pop(instance_id, None)
+        self._runs.pop(instance_id, None)
 
 
 def _not_up(down: list[Watched], timeout_s: float) -> str:

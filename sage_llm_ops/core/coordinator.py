@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -48,14 +49,15 @@ class ExecutionCoordinator:
             raise UnknownName("instance", instance.instance_id, self.instances)
         if decision is not None:
             _check(request, instance, decision)
-        request.pin = instance.instance_id
-        return as_dict(await self._manager.process_request(request))
+        pinned = replace(request, pin=instance.instance_id)
+        return as_dict(await self._manager.process_request(pinned))
 
     async def health_check(self, instance_id: str) -> bool:
         """Whether the instance takes requests now."""
         if instance_id not in self.instances:
             raise UnknownName("instance", instance_id, self.instances)
-        return self.instances[instance_id].health_status == "healthy"
+        healthy = self.instances[instance_id].health_status == "healthy"
+        return healthy and self._manager.control.running
 
     def get_healthy_instances(self) -> list[ExecutionInstance]:
         """All but those known to be unhealthy."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from sage_llm_ops.pipeline.handle import RequestHandle
 
@@ -12,15 +13,21 @@ from sage_llm_ops.pipeline.handle import RequestHandle
 class Finished:
     """A bounded memory; the oldest goes first."""
 
-    def __init__(self, keep: int = 1000, keep_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        keep: int = 1000,
+        keep_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._keep = keep
         self._keep_s = keep_s
+        self._clock = clock
         self._handles: OrderedDict[str, tuple[float, RequestHandle]] = OrderedDict()
         self._lock = threading.Lock()
 
     def add(self, handle: RequestHandle) -> None:
         """Remember one; called on the graph's thread."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             self._handles[handle.request_id] = (now, handle)
             while len(self._handles) > self._keep:
@@ -34,7 +41,7 @@ class Finished:
         """None where it never was, or is forgotten."""
         with self._lock:
             found = self._handles.get(request_id)
-        if found is None or time.monotonic() - found[0] > self._keep_s:
+        if found is None or self._clock() - found[0] > self._keep_s:
             return None
         return found[1]
 

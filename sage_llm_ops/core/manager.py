@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sage_llm_ops.config import load_services
+from sage_llm_ops.config.services import SETTINGS
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.coordinator import ExecutionCoordinator
 from sage_llm_ops.core.defaults import serving
+from sage_llm_ops.core.measured import measured
 from sage_llm_ops.core.views import PendingQueue, RunningRequests
 from sage_llm_ops.operators.schedule import Schedule
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.scheduler_ir import STRATEGIES, Strategy
-from sage_llm_ops.types.errors import ConfigError, RequestError
+from sage_llm_ops.types.errors import ConfigError, InvalidRequest, RequestError
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.metrics import PerformanceMetrics
 from sage_llm_ops.types.pd import PDSeparationConfig
@@ -66,11 +68,24 @@ class ControlPlaneManager:
         self.executor = ExecutionCoordinator(self)
         _stop_at_exit(self.control)
 
+    @classmethod
+    def from_config(
+        cls, file: str | Path, service: str | None = None, **options: Any
+    ) -> ControlPlaneManager:
+        """A manager with the instances of a `services.toml`; `service` where the file has several."""
+        found = load_services(file).service(service)
+        said = {name: getattr(found, name) for name in SETTINGS}
+        given = {name: value for name, value in said.items() if value is not None}
+        manager = cls(**{**given, **options})
+        for instance in found.instances:
+            manager.register_instance(instance)
+        return manager
+
     # -- life ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Return once every registered instance is ready; idempotent."""
-        if self.control.started_at is None:
+        if not self.control.ready:
             await asyncio.to_thread(self.control.start)
 
     async def stop(self, timeout_s: float = 30.0) -> None:
@@ -107,7 +122,7 @@ class ControlPlaneManager:
     async def submit(self, request: RequestMetadata) -> RequestHandle:
         """Accept a request; its handle, to await or to stream from."""
         await self.start()
-        if len(request.prompt) > LONG_PROMPT or request.messages is not None:
+        if request.messages is not None or len(str(request.prompt)) > LONG_PROMPT:
             return await asyncio.to_thread(self.control.submit, request)
         return self.control.submit(request)
 
@@ -119,9 +134,15 @@ class ControlPlaneManager:
         model_name: str | None = None,
         **fields: Any,
     ) -> RequestResult:
-        """Submit and wait. `fields` are those of `RequestMetadata`."""
+        """Submit and wait. `fields` are those of `RequestMetadata`; next to a whole one they would
+        contradict it."""
         if isinstance(prompt, RequestMetadata):
             request = prompt
+            if sampling_params is not None or model_name is not None or fields:
+                raise InvalidRequest(
+                    "a RequestMetadata comes alone: put its other fields into it",
+                    request_id=request.request_id,
+                )
         else:
             request = RequestMetadata(
                 prompt=prompt, sampling_params=sampling_params, model_name=model_name, **fields
@@ -168,30 +189,7 @@ class ControlPlaneManager:
 
     def get_metrics(self) -> PerformanceMetrics:
         """What was measured so far."""
-        plane = self.control.pipeline.plane
-        metrics = plane.metrics
-        total = metrics.total()
-        since = self.control.started_at
-        elapsed = time.monotonic() - since if since is not None else 0.0
-        return PerformanceMetrics(
-            total_requests=metrics.accepted + metrics.refused,
-            completed_requests=total.completed,
-            failed_requests=total.failed,
-            cancelled_requests=total.cancelled,
-            avg_latency_ms=_ms(total.latency.mean),
-            p95_latency_ms=_ms(total.latency.quantile(0.95)),
-            p99_latency_ms=_ms(total.latency.quantile(0.99)),
-            tokens_per_second=total.output_tokens / elapsed if elapsed else 0.0,
-            requests_per_second=total.completed / elapsed if elapsed else 0.0,
-            slo_violations=metrics.slo_violations,
-            slo_compliance_rate=(
-                1.0 - metrics.slo_violations / metrics.slo_counted if metrics.slo_counted else None
-            ),
-            cache_hit_rate=(
-                100.0 * total.cached_tokens / total.prompt_tokens if total.prompt_tokens else None
-            ),
-            workers=metrics.table(),
-        )
+        return measured(self.control)
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -225,10 +223,6 @@ class ControlPlaneManager:
 
 async def _result(handle: RequestHandle) -> RequestResult:
     return await handle
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e3
 
 
 def _refuse_unbuilt(pd: bool, scaling: bool, pd_config: PDSeparationConfig | None) -> None:

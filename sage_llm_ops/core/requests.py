@@ -22,6 +22,7 @@ from sage_llm_ops.types.requests import (
 )
 
 OURS = tuple(field.name for field in msgspec.structs.fields(SamplingParams))
+_OURS = frozenset(OURS)
 
 
 def new_id() -> RequestId:
@@ -32,6 +33,10 @@ def new_id() -> RequestId:
 def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> Request:
     """The request, or `InvalidRequest` that names what is wrong. Runs on the caller's thread."""
     identity = _identity(metadata.request_id)
+    for name in ("prompt", "user_id"):
+        value = getattr(metadata, name)
+        if value is not None and not isinstance(value, str):
+            raise InvalidRequest(f"{name}={value!r} must be a string", request_id=identity)
     try:
         task = Task(metadata.task)
     except ValueError:
@@ -39,6 +44,10 @@ def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> R
         raise InvalidRequest(
             f"task={metadata.task!r} is not one of {known}", request_id=identity
         ) from None
+    if task is Task.EMBED and metadata.sampling_params is not None:
+        raise InvalidRequest(
+            "sampling_params mean nothing to task 'embed'; leave them out", request_id=identity
+        )
     sampling = as_sampling(metadata.sampling_params, metadata.max_tokens)
     ids = _prompt(metadata, tokenizer, identity)
     return Request(
@@ -69,16 +78,20 @@ def as_priority(value: Any) -> RequestPriority:
 
 
 def as_sampling(given: Any, max_tokens: int) -> SamplingParams:
-    """Ours, a dict, or another library's object, recognised by its fields and never imported."""
-    if given is None:
-        return SamplingParams(max_tokens=max_tokens).checked()
-    if isinstance(given, SamplingParams):
-        return given.checked()
-    fields = dict(given) if isinstance(given, Mapping) else _changed_fields(given)
-    unknown = [name for name in fields if name not in OURS]
-    if unknown:
+    """Ours, a dict, or another library's object, recognised by its fields and never imported.
+
+    An object has a `max_tokens` of its own, and that counts; a dict need not name one.
+    """
+    if given is None or isinstance(given, Mapping):
+        fields = {"max_tokens": max_tokens, **(given or {})}
+    elif isinstance(given, SamplingParams):
+        fields = msgspec.structs.asdict(given)
+    else:
+        fields = _changed_fields(given)
+    if not fields.keys() <= _OURS:
+        wrong = next(name for name in fields if name not in _OURS)
         raise InvalidRequest(
-            f"sampling parameter {unknown[0]}={fields[unknown[0]]!r} is not honoured here; "
+            f"sampling parameter {wrong}={fields[wrong]!r} is not honoured here; "
             f"known: {', '.join(OURS)}"
         )
     for name in ("stop", "stop_token_ids"):

@@ -54,7 +54,8 @@ class Supervisor:
         self._policy = policy
         self._give_up = give_up
         self._random = random.Random(seed)
-        self._due: list[tuple[float, WorkerId]] = []
+        self._due: list[tuple[float, int, Watched]] = []
+        self._pushes = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -98,19 +99,19 @@ class Supervisor:
             return [watched for watched in self.workers.values() if not watched.up]
 
     def stop(self, timeout_s: float) -> None:
-        """Stop all workers at the same time, and the thread."""
+        """Stop the thread, then all workers at the same time."""
         with self.changed:
             self._stopping = True
             workers = [watched.worker for watched in self.workers.values()]
             self.workers.clear()
             self.changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()  # first: it may be starting one of them just now
         stops = [threading.Thread(target=w.stop, args=(timeout_s,), daemon=True) for w in workers]
         for thread in stops:
             thread.start()
         for thread in stops:
             thread.join()
-        if self._thread is not None:
-            self._thread.join()
 
     def _ended(self, watched: Watched, reason: str) -> None:
         watched.failures += 1
@@ -125,7 +126,8 @@ class Supervisor:
         delay = min(self._policy.most_s, self._policy.first_s * 2 ** (watched.failures - 1))
         delay *= self._random.uniform(0.5, 1.0)
         log.warning("worker %s ended, starts again in %.1f s: %s", watched.worker.id, delay, reason)
-        heapq.heappush(self._due, (time.monotonic() + delay, watched.worker.id))
+        self._pushes += 1
+        heapq.heappush(self._due, (time.monotonic() + delay, self._pushes, watched))
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._run, name="sage-llm-ops-supervisor", daemon=True
@@ -141,10 +143,19 @@ class Supervisor:
                 if not self._due or self._due[0][0] > now:
                     self.changed.wait(self._due[0][0] - now if self._due else None)
                     continue
-                watched = self.workers.get(heapq.heappop(self._due)[1])
-            if watched is not None:
-                try:
-                    watched.worker.start()
-                except Exception as error:
-                    log.exception("worker %s cannot be started", watched.worker.id)
-                    self.notice("down", watched.worker.id, str(error))
+                watched = heapq.heappop(self._due)[2]
+                if not self._cares_for(watched):
+                    continue
+            try:
+                watched.worker.start()
+            except Exception as error:
+                log.exception("worker %s cannot be started", watched.worker.id)
+                self.notice("down", watched.worker.id, str(error))
+            with self.changed:
+                unwanted = not self._cares_for(watched) and not self._stopping
+            if unwanted:  # it was removed, and stopped, while it was being started
+                watched.worker.stop(10.0)
+
+    def _cares_for(self, watched: Watched) -> bool:
+        """Its id may have been given to another worker since."""
+        return self.workers.get(watched.worker.id) is watched

@@ -56,6 +56,12 @@ class BaseEngine(ABC):
         """Identity of the model's tokenizer, equal to `Tokenizer.hash` on the plane's side."""
 
     @property
+    def spawns(self) -> bool:
+        """Whether it starts processes of its own; a worker process then takes care of their end.
+        Known before `start`."""
+        return False
+
+    @property
     def model(self) -> str:
         """Name under which it serves its model; empty where it has no opinion of its own."""
         return ""

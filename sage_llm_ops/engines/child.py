@@ -87,6 +87,10 @@ class Child:
 
     # any thread
 
+    def unwanted(self) -> bool:
+        """Whether somebody asked for its end."""
+        return self.stopping or bool(self.reason)
+
     def send(self, messages: Sequence[Down]) -> bool:
         """False where there is nobody to read it."""
         frame = wire.encode_down(messages)
@@ -134,7 +138,7 @@ class Child:
         self._directory = _private_directory()
         up, down = (f"ipc://{self._directory}/{name}" for name in ("u", "d"))
         self.socket = context.socket(zmq.PULL)
-        sender = context.socket(zmq.PUSH)
+        sender = self._down = context.socket(zmq.PUSH)  # nobody sends before there is a process
         for link in (self.socket, sender):
             link.set_hwm(0)  # engines/host.py says why
             link.linger = 0
@@ -143,10 +147,10 @@ class Child:
         self.socket.bind(up)
         sender.bind(down)
         if self.log_path is None:
-            self._log = tempfile.TemporaryFile()
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         else:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            self._log = open(self.log_path, "a+b")
+            self._log = open(self.log_path, "a+b")  # noqa: SIM115
             self._log_start = os.fstat(self._log.fileno()).st_size
         spec = msgspec.structs.replace(
             self._spec,
@@ -165,7 +169,7 @@ class Child:
             start_new_session=True,  # one group to signal, and Ctrl-C in a terminal reaches us alone
         )
         with self._lock:
-            self._process, self._down = process, sender
+            self._process = process
         self.pid = process.pid
         self.pidfd = os.pidfd_open(process.pid)
         assert process.stdin is not None

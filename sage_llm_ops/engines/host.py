@@ -25,7 +25,8 @@ import zmq
 
 from sage_llm_ops.engines import lifeline, wire
 from sage_llm_ops.engines.base import BaseEngine
-from sage_llm_ops.types.errors import EngineStartError, ProtocolError
+from sage_llm_ops.engines.registry import make_engine
+from sage_llm_ops.types.errors import EngineStartError, ProtocolError, SageLlmOpsError
 from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.wire import (
     PROTOCOL,
@@ -182,6 +183,13 @@ def main() -> int:
     pipe, null = os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    try:
+        engine = make_engine(spec.engine, spec.options)
+    except SageLlmOpsError as error:
+        _report(error)
+        return EXIT_START
+    if engine.spawns:
+        lifeline.guard(pipe, spec.directory)  # forks, so before any thread
     lifeline.watch(pipe, spec.directory)
     wake, waker = socket.socketpair()
     wake.setblocking(False)
@@ -190,10 +198,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _raise_stopped)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the plane's to handle: it drains first
     context = zmq.Context(1)
-    engine: BaseEngine | None = None
     try:
         up, down = _connect(context, spec)
-        engine = _start(spec)
+        engine.start()
         host = Host(engine, up, down, wake)
         signal.signal(signal.SIGTERM, lambda *_: host.stop())
         up.send(wire.encode_up([_hello(spec, engine)]))
@@ -206,8 +213,7 @@ def main() -> int:
         return EXIT_START if isinstance(error, EngineStartError) else EXIT_ENGINE
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if engine is not None:
-            engine.stop()
+        engine.stop()
         context.destroy(linger=2000)
 
 
@@ -246,14 +252,6 @@ def _connect(context: zmq.Context[Any], spec: HostSpec) -> tuple[Any, Any]:
     return up, down
 
 
-def _start(spec: HostSpec) -> BaseEngine:
-    from sage_llm_ops.engines.registry import make_engine
-
-    engine = make_engine(spec.engine, spec.options)
-    engine.start()
-    return engine
-
-
 def _hello(spec: HostSpec, engine: BaseEngine) -> Hello:
     return Hello(
         protocol=PROTOCOL,
@@ -285,4 +283,8 @@ def _rss_mb() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything of ours is closed; an ordinary exit spends seconds tearing torch down.
+    os._exit(code)

@@ -60,6 +60,7 @@ class Hub:
         self._lock = threading.Lock()
         self._calls: deque[tuple[Child, Owner]] = deque()
         self._thread: threading.Thread | None = None
+        self._newest: threading.Thread | None = None
         self._waker: socket.socket | None = None
 
     def add(self, child: Child, owner: Owner) -> None:
@@ -71,9 +72,17 @@ class Hub:
                 self._thread = threading.Thread(
                     target=self._run, args=(wake, self._waker), name="worker-hub", daemon=True
                 )
+                self._newest = self._thread
                 self._thread.start()
             elif self._waker is not None:
                 self._waker.send(b".")
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end, which comes after that of its last child."""
+        thread = self._newest
+        if thread is not None:
+            thread.join(timeout_s)
+        return thread is None or not thread.is_alive()
 
     @property
     def inside(self) -> bool:
@@ -86,7 +95,7 @@ class Hub:
         try:
             while True:
                 with self._lock:
-                    fresh = list(self._calls)
+                    fresh: list[tuple[Child, Owner]] = list(self._calls)
                     self._calls.clear()
                     if not fresh and not loop.children:
                         # Under the lock: whoever adds next finds no thread and starts one.
@@ -94,7 +103,8 @@ class Hub:
                         return
                 for child, owner in fresh:
                     loop.open(child, owner)
-                loop.turn()
+                if loop.children:
+                    loop.turn()
         except Exception as error:
             log.exception("the worker hub failed: every worker process is ended")
             with self._lock:
@@ -117,7 +127,7 @@ class _Loop:
 
     def open(self, child: Child, owner: Owner) -> None:
         self.children[child] = (owner, time.monotonic() + owner.start_timeout_s)
-        if child.stopping or child.reason:
+        if child.unwanted():
             self._end(child, child.reason)
             return
         try:
@@ -127,7 +137,7 @@ class _Loop:
             return
         self._poller.register(child.socket, zmq.POLLIN)
         self._poller.register(child.pidfd, zmq.POLLIN)
-        if child.stopping or child.reason:  # told so while it was being spawned
+        if child.unwanted():  # told so while it was being spawned
             child.signal(signal.SIGKILL)
 
     def turn(self) -> None:
@@ -139,6 +149,7 @@ class _Loop:
             if child.socket in ready:
                 self._read(child, owner, FRAMES_A_TURN)
             if child.pidfd in ready:
+                child.signal(signal.SIGKILL)  # what it started may hold its socket open
                 child.settle()
                 self._read(child, owner, None)
                 self._end(child, child.reason)

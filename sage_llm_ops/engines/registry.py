@@ -39,7 +39,9 @@ def engine_class(name: str) -> type[BaseEngine]:
 
 def make_engine(name: str, options: dict[str, Any] | None = None) -> BaseEngine:
     """An engine that is not started. Its class checks the options and refuses unknown ones."""
-    factory: Callable[[dict[str, Any]], BaseEngine] = engine_class(name)
+    found = engine_class(name)
+    # An engine whose constructor takes more than a table of options says how it is made from one.
+    factory: Callable[[dict[str, Any]], BaseEngine] = getattr(found, "from_options", found)
     return factory(dict(options or {}))
 
 
@@ -63,6 +65,12 @@ def engine_options(instance: ExecutionInstance, engine: str) -> dict[str, Any]:
     complete = getattr(engine_class(engine), "complete_options", None)
     options = dict(instance.options)
     return options if complete is None else complete(instance, options)
+
+
+def check_instance(instance: ExecutionInstance, default_engine: str) -> None:
+    """Refuse what `make_worker` would refuse, without making anything."""
+    engine, _ = placement_of(instance, default_engine)
+    make_engine(engine, engine_options(instance, engine))
 
 
 def make_worker(

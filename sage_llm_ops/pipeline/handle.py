@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 from sage_llm_ops.engines.base import Tokenizer
+from sage_llm_ops.pipeline.loop_bridge import LoopBridge
 from sage_llm_ops.types.errors import IntegrityError, failure
 from sage_llm_ops.types.events import Outcome
 from sage_llm_ops.types.requests import Request, RequestStatus
@@ -162,9 +163,8 @@ class RequestHandle:
 
     async def stream(self) -> AsyncIterator[list[int]]:
         """New token ids as they come; raises the request's error at its end."""
-        loop = asyncio.get_running_loop()
-        news = asyncio.Event()
-        waiter = self.subscribe(lambda: loop.call_soon_threadsafe(news.set))
+        bridge, news = LoopBridge.here(), asyncio.Event()
+        waiter = self.subscribe(lambda: bridge.post(news.set))
         seen = 0
         try:
             while True:
@@ -207,8 +207,8 @@ class RequestHandle:
 
     async def _async_result(self) -> RequestResult:
         if self._outcome is None:
-            loop = asyncio.get_running_loop()
-            ended: asyncio.Future[None] = loop.create_future()
+            bridge = LoopBridge.here()
+            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             def settle() -> None:
                 if not ended.done():
@@ -216,7 +216,7 @@ class RequestHandle:
 
             def wake() -> None:
                 if self._outcome is not None:
-                    loop.call_soon_threadsafe(settle)
+                    bridge.post(settle)
 
             self.subscribe(wake)
             try:

@@ -16,8 +16,8 @@ import numpy as np
 from sage_llm_ops.engines.base import Worker
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.live_source import LiveSource
-from sage_llm_ops.types.capabilities import Capabilities
-from sage_llm_ops.types.errors import IntegrityError
+from sage_llm_ops.types.capabilities import Capabilities, first_set
+from sage_llm_ops.types.errors import CapabilityError, IntegrityError
 from sage_llm_ops.types.events import (
     FirstToken,
     Job,
@@ -32,6 +32,7 @@ from sage_llm_ops.types.events import (
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import Request
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
 
 log = logging.getLogger("sage_llm_ops.pipeline")
@@ -66,6 +67,8 @@ class LiveHands:
         self.workers: dict[WorkerId, Worker] = {}
         self.handles: dict[RequestId, RequestHandle] = {}
         """Accepted and not ended."""
+        self.hellos: dict[WorkerId, Hello] = {}
+        """What each worker said of itself when it last came up."""
         self.stale = 0
         """Events of nodes that nobody waits for any more."""
         self._source = source
@@ -74,6 +77,7 @@ class LiveHands:
         self._routes: dict[NodeId, Route] = {}
         self._streams: defaultdict[WorkerId, threading.RLock] = defaultdict(threading.RLock)
         """Held while a worker reports, so that nobody counts its tokens half way."""
+        self._ignores: dict[WorkerId, tuple[str, ...]] = {}
         self._emptied = threading.Condition()
         self._awaited: set[WorkerId] = set()
         self._watchers: list[Callable[[str, WorkerId, str], None]] = []
@@ -94,12 +98,15 @@ class LiveHands:
             node.blocks, node.block_size = request.blocks, request.block_size
             if node.offset:
                 node.tokens += _delivered(handle, node.offset)
+            self._check_sampling(worker, request)
             attached = self.workers.get(worker)
             if attached is not None and attached.submit(node):
                 if self.workers.get(worker) is attached:
                     return
                 # `leave` came in between, and may have looked at the routes before this one.
             code, message = "worker_lost", f"worker {worker!r} is down"
+        except CapabilityError as error:
+            code, message = error.code, str(error)
         except Exception as error:
             log.exception("node %s could not be handed to %s", node.id, worker)
             code, message = "engine_failed", f"could not be handed to {worker!r}: {error}"
@@ -166,6 +173,8 @@ class LiveHands:
         attached = self.workers.get(worker)
         if attached is None:
             return  # it left while it came up
+        self.hellos[worker] = hello
+        self._ignores[worker] = hello.capabilities.ignores
         can = hello.capabilities
         instance = attached.instance
         slots = instance.max_concurrency or default_slots(can)
@@ -194,6 +203,8 @@ class LiveHands:
     def leave(self, worker: WorkerId, reason: str) -> None:
         """Take a worker out for good; what it still runs fails over."""
         self.workers.pop(worker, None)
+        self.hellos.pop(worker, None)
+        self._ignores.pop(worker, None)
         self._source.post(WorkerLeave(worker=worker, reason=reason, lost=self._forget(worker)))
 
     def running_on(self, worker: WorkerId) -> int:
@@ -252,6 +263,15 @@ class LiveHands:
             self._source.post(
                 NodeFailed(node=node, reason=code, message=message, delivered=delivered)
             )
+
+    def _check_sampling(self, worker: WorkerId, request: Request) -> None:
+        """A worker that came up after the request was let in may not honour all of it."""
+        ignores = self._ignores.get(worker)
+        if ignores and request.task == "generate":
+            field = first_set(request.sampling, ignores)
+            if field is not None:
+                hello, value = self.hellos[worker], getattr(request.sampling, field)
+                raise CapabilityError(hello.capabilities.refusal(hello.engine, field, value))
 
     def _drop(self, node: NodeId) -> Route | None:
         route = self._routes.pop(node, None)

@@ -21,10 +21,12 @@ class Quiet(logging.Filter):
 
 
 def silence_sage() -> None:
-    """Let only SAGE's errors through; idempotent."""
-    logger = logging.getLogger("sage")
-    if not any(isinstance(known, Quiet) for known in logger.filters):
-        logger.addFilter(Quiet())
+    """Let only SAGE's errors through; idempotent. A filter sees its own logger's records alone, so
+    the compiler, which reports at every end of a simulation, gets one of its own."""
+    for name in ("sage", "sage.runtime.pipeline_compiler"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, Quiet) for known in logger.filters):
+            logger.addFilter(Quiet())
 
 
 class Intake(SourceFunction):
@@ -38,41 +40,33 @@ class Intake(SourceFunction):
         return self._get()
 
 
-class Guard:
-    """Calls the operator's handler for an event; a raised error becomes a value."""
-
-    def __init__(self, operator: Operator) -> None:
-        self._operator = operator
-        self._handlers = operator.handlers()
-        self._drops = operator.passes is not None
-        self._passes = frozenset(operator.passes or ())
-
-    def execute(self, event: Any) -> Any:
-        kind = event.__class__
-        handler = self._handlers.get(kind)
-        if handler is None:
-            return None if self._drops and kind not in self._passes else event
-        try:
-            return handler(event)
-        except Exception as error:
-            return self._operator.failed(event, error)
-
-
 class Chain:
     """Operators that only feed each other, run as one SAGE function.
 
     SAGE's dispatch costs about as much as an operator of ours, so neighbours without a branch or a
-    join between them share one. Order and meaning are those of the unchained graph.
+    join between them share one. Order and meaning are those of the unchained graph. A handler that
+    raises becomes a value: an exception would kill the source's thread.
     """
 
     def __init__(self, operators: Sequence[Operator]) -> None:
         super().__init__()
-        self._guards = [Guard(operator) for operator in operators]
+        self._links = [
+            (op, op.handlers(), None if op.passes is None else frozenset(op.passes))
+            for op in operators
+        ]
 
     def execute(self, event: Any) -> Any:
-        for guard in self._guards:
-            event = guard.execute(event)
-            if event is None:
+        for operator, handlers, passes in self._links:
+            kind = event.__class__
+            handler = handlers.get(kind)
+            if handler is not None:
+                try:
+                    event = handler(event)
+                except Exception as error:
+                    event = operator.failed(event, error)
+                if event is None:
+                    return None
+            elif passes is not None and kind not in passes:
                 return None
         return event
 

@@ -131,9 +131,16 @@ class Ledger:
         self.decisions += 1
         self._write(Entry("end", seq, now, request, attempt, code=code, reason=why, tokens=tokens))
 
+    def entries(self) -> list[Entry]:
+        """What memory still holds, oldest first. From any thread: the copy is made in one go."""
+        return list(self._recent.copy())
+
     def about(self, request: str) -> list[Entry]:
-        """What memory still holds about one request, oldest first, with the fleet lines it needs."""
-        found = [entry for entry in self._recent.copy() if entry.request == request]
+        """What memory still holds about one request, oldest first, below the latest fleet line.
+
+        Rows only ever get added to a fleet, so the latest line explains the earlier ones too.
+        """
+        found = [entry for entry in self.entries() if entry.request == request]
         return [self._fleet, *found] if found else []
 
     def flush(self) -> None:
@@ -145,6 +152,7 @@ class Ledger:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("wb")
+                self._older.unlink(missing_ok=True)  # of another run: not what came before this
             self._file.write(self._buffer)
             self._file.flush()
             self._written += len(self._buffer)
@@ -172,10 +180,15 @@ class Ledger:
             if len(self._buffer) >= _FLUSH_BYTES:
                 self.flush()
 
+    @property
+    def _older(self) -> Path:
+        assert self._path is not None
+        return self._path.with_name(self._path.name + ".1")
+
     def _rotate(self) -> None:
         assert self._path is not None
         self._file.close()
-        self._path.replace(self._path.with_name(self._path.name + ".1"))
+        self._path.replace(self._older)
         self._file = self._path.open("wb")
         self._written = 0
         self._buffer += self._encode(self._fleet)

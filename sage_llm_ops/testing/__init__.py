@@ -7,6 +7,7 @@ from sage_llm_ops.testing.clocks import ManualClock
 from sage_llm_ops.testing.faults import FaultPlan, FaultyUplink, FaultyWorker
 from sage_llm_ops.testing.fleets import sim_instances
 from sage_llm_ops.testing.manual_worker import ManualWorker
+from sage_llm_ops.testing.sim_fleet import sim_fleet
 
 __all__ = [
     "FaultPlan",
@@ -14,5 +15,6 @@ __all__ = [
     "FaultyWorker",
     "ManualClock",
     "ManualWorker",
+    "sim_fleet",
     "sim_instances",
 ]

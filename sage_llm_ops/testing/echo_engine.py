@@ -71,8 +71,17 @@ class EchoEngine(BaseEngine):
         self._nodes.clear()
 
     @property
+    def spawns(self) -> bool:
+        return bool(self._options.fork)
+
+    @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(max_num_seqs=self._options.max_num_seqs, max_model_len=4096)
+        return Capabilities(
+            # One token is certain, so what only shifts probabilities is honoured by doing nothing.
+            sampling=("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed"),
+            max_num_seqs=self._options.max_num_seqs,
+            max_model_len=4096,
+        )
 
     @property
     def tokenizer_hash(self) -> str:

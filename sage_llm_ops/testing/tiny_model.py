@@ -188,6 +188,7 @@ def _write_tokenizer(directory: Path) -> None:
     )
 
 
+_ONSETS = "b c d f g h l m n p r s t v w st tr pl ch"
 _COMMON = (
     "the of and to in is that it was for on are as with they at be this from have or by one had not "
     "but what all were when we there can an your which their said if do will each about how up out "
@@ -201,31 +202,7 @@ _COMMON = (
 def _sentences() -> list[str]:
     """Common words and invented ones; only `Random.random`, whose stream Python guarantees."""
     draw = random.Random(7).random
-    parts = [
-        a + b
-        for a in [
-            "b",
-            "c",
-            "d",
-            "f",
-            "g",
-            "h",
-            "l",
-            "m",
-            "n",
-            "p",
-            "r",
-            "s",
-            "t",
-            "v",
-            "w",
-            "st",
-            "tr",
-            "pl",
-            "ch",
-        ]
-        for b in "aeiou"
-    ]
+    parts = [a + b for a in _ONSETS.split() for b in "aeiou"]
     words = _COMMON.split()
 
     def pick(items: list[str]) -> str:

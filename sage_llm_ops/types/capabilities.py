@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from sage_llm_ops.types.requests import SamplingParams
+
+_DEFAULTS = msgspec.structs.asdict(SamplingParams())
+_EVERYWHERE = frozenset({"max_tokens", "skip_special_tokens"})
+"""Honoured with every engine: the first by contract, the second where text is made, on our side."""
+
 
 class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sent in the handshake; a pipeline or a request that needs more is refused by name."""
@@ -23,3 +29,25 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_blocks: int = 0
     block_size: int = 0
     max_num_batched_tokens: int = 0
+
+    @property
+    def ignores(self) -> tuple[str, ...]:
+        """Names of the `SamplingParams` fields it would not honour."""
+        honoured = _EVERYWHERE.union(self.sampling)
+        return tuple(name for name in _DEFAULTS if name not in honoured)
+
+    def refusal(self, engine: str, field: str, value: object) -> str:
+        """Why a request that sets this field is not given to this engine."""
+        honoured = ", ".join(sorted(_EVERYWHERE.union(self.sampling)))
+        return (
+            f"sampling parameter {field}={value!r} is not honoured by engine {engine!r}, which "
+            f"would ignore it; leave it out. Honoured there: {honoured}"
+        )
+
+
+def first_set(sampling: SamplingParams, fields: tuple[str, ...]) -> str | None:
+    """The first of these fields that is not at its default."""
+    for name in fields:
+        if getattr(sampling, name) != _DEFAULTS[name]:
+            return name
+    return None

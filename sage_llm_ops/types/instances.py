@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from sage_llm_ops.types.errors import ConfigError, UnknownName
+from sage_llm_ops.types.fields import refuse_unknown_fields
 
 
 class ExecutionInstanceType(StrEnum):
@@ -46,6 +47,7 @@ class DecodingConfig:
     max_parallel_requests: int | None = None
 
 
+@refuse_unknown_fields
 @dataclass(slots=True)
 class ExecutionInstance:
     """One logical worker: what it serves and how it is reached.

@@ -8,18 +8,21 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class PerformanceMetrics:
-    """Measured, or None. Rates are 0.0 once the manager runs. Percentages are 0 to 100."""
+    """Measured, or None. Rates are 0.0 once the manager runs. Percentages are 0 to 100.
+
+    Without monitoring `total_requests` alone is known.
+    """
 
     total_requests: int = 0
-    completed_requests: int = 0
-    failed_requests: int = 0
-    cancelled_requests: int = 0
+    completed_requests: int | None = None
+    failed_requests: int | None = None
+    cancelled_requests: int | None = None
     avg_latency_ms: float | None = None
     p95_latency_ms: float | None = None
     p99_latency_ms: float | None = None
-    tokens_per_second: float = 0.0
-    requests_per_second: float = 0.0
-    slo_violations: int = 0
+    tokens_per_second: float | None = None
+    requests_per_second: float | None = None
+    slo_violations: int | None = None
     slo_compliance_rate: float | None = None
     """Share of the requests with an objective that met it, 0 to 1; None while there was none."""
     gpu_utilization: float | None = None
@@ -29,7 +32,7 @@ class PerformanceMetrics:
     """One row a worker and one `total`: counts, and p50, p95, p99 of TTFT, TPOT, queue, latency."""
 
     @property
-    def throughput(self) -> float:
+    def throughput(self) -> float | None:
         """The same as `requests_per_second`."""
         return self.requests_per_second
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from sage_llm_ops.types.errors import InvalidRequest
+from sage_llm_ops.types.fields import refuse_unknown_fields
 from sage_llm_ops.types.ids import RequestId
 from sage_llm_ops.types.parallelism import ParallelismType
 
@@ -108,6 +109,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
         return self
 
 
+@refuse_unknown_fields
 @dataclass(slots=True)
 class RequestMetadata:
     """A request as its caller writes it.

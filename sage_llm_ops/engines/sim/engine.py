@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import ClassVar, final
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, final
 
 from sage_llm_ops.engines.base import BaseEngine
 from sage_llm_ops.engines.sim.core import SimCore
 from sage_llm_ops.engines.sim.options import SimOptions
+from sage_llm_ops.engines.tokenizers.bytes import ByteTokenizer
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.plans import PlanNode
@@ -28,14 +29,20 @@ class SimEngine(BaseEngine):
 
     def __init__(
         self,
-        options: SimOptions,
+        options: SimOptions | Mapping[str, Any],
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._core = SimCore(options)
+        given = options
+        self._core = SimCore(given if isinstance(given, SimOptions) else SimOptions.parse(given))
         self._clock = clock
         self._sleep = sleep
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> SimEngine:
+        """From a file's table; used by the registry."""
+        return cls(SimOptions.parse(options))
 
     def start(self) -> None:
         """Nothing to load."""
@@ -56,8 +63,8 @@ class SimEngine(BaseEngine):
 
     @property
     def tokenizer_hash(self) -> str:
-        """As the options say: a simulation has no tokenizer of its own."""
-        return self._core.options.tokenizer_hash
+        """As the options say; else that of the bytes which the plane sends to a simulation."""
+        return self._core.options.tokenizer_hash or ByteTokenizer.hash
 
     def submit(self, node: PlanNode) -> None:
         """Take a node."""

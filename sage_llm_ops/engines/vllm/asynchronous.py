@@ -11,7 +11,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from sage_llm_ops.engines.vllm.core import REJECTIONS, Load, Rejected
+from sage_llm_ops.engines.vllm.core import Load, Rejected
 
 Result = TypeVar("Result")
 
@@ -74,7 +74,7 @@ class AsyncCore:
         except queue.Empty:
             pass
         for item in out:
-            if isinstance(item, Rejected) and not isinstance(item.error, REJECTIONS):
+            if isinstance(item, Rejected) and type(item.error).__name__ == "EngineDeadError":
                 raise item.error
         return out
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-REJECTIONS = (ValueError, TypeError, NotImplementedError)
-"""What vLLM raises for a request it cannot take; its own VLLMValidationError is a ValueError."""
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the request is at fault. vLLM raises Python's own errors and, in newer versions, its
+    `VLLMClientError` tree, which is none of them."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ValueError", "TypeError", "NotImplementedError", "VLLMClientError"})
 
 
 class Rejected(NamedTuple):
-    """vLLM refused a request after `add` had returned."""
+    """A request ended with an exception after `add` had returned."""
 
     key: str
     error: Exception
@@ -41,7 +45,7 @@ class Core(Protocol):
         """Names of the tasks vLLM says the model supports."""
 
     def add(self, key: str, ids: list[int], params: Any, *, pooling: bool) -> None:
-        """Raises one of `REJECTIONS`, or reports `Rejected` later."""
+        """Raises what vLLM raises, or reports it as `Rejected` later."""
 
     def abort(self, key: str) -> None:
         """Outputs of the key may still come; nobody listens to them."""

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 from sage_llm_ops.engines.base import BaseEngine, Tokenizer
 from sage_llm_ops.engines.options import parse_options
 from sage_llm_ops.engines.tokens import unpack
-from sage_llm_ops.engines.vllm.core import REJECTIONS, Core
+from sage_llm_ops.engines.vllm.core import Core
 from sage_llm_ops.engines.vllm.nodes import NodeTable, rejected
 from sage_llm_ops.engines.vllm.options import VllmOptions, complete
 from sage_llm_ops.engines.vllm.sampling import FIELDS, to_vllm
-from sage_llm_ops.engines.vllm.versions import check_version
+from sage_llm_ops.engines.vllm.versions import check_version, is_cpu_build
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import EngineStartError, IntegrityError
 from sage_llm_ops.types.ids import NodeId
@@ -102,6 +102,15 @@ class VllmEngine(BaseEngine):
         return self._options.tokenizer or self._options.model
 
     @property
+    def spawns(self) -> bool:
+        ranks = (
+            self._options.tensor_parallel_size
+            * self._options.pipeline_parallel_size
+            * self._options.data_parallel_size
+        )
+        return ranks > 1 or self._options.core_on(cpu=is_cpu_build()) != "inproc"
+
+    @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
@@ -134,7 +143,7 @@ class VllmEngine(BaseEngine):
         key = self._nodes.add(node)
         try:
             core.add(key, ids, self._params(node), pooling=node.task == "embed")
-        except REJECTIONS as error:
+        except Exception as error:
             self._nodes.drop(node.id)
             self._out.append(rejected(node, error))
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sage_llm_ops.engines.vllm.core import Rejected
+from sage_llm_ops.engines.vllm.core import Rejected, is_refusal
 from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.wire import Done, EngineEvent, Failed, Tokens
@@ -62,8 +62,10 @@ class NodeTable:
 
 
 def rejected(node: PlanNode, error: Exception) -> Failed:
-    """vLLM's own sentence for a request it cannot take."""
-    return Failed(node.id, "invalid_request", f"vLLM refused it: {error}")
+    """vLLM's own sentence for a request it cannot take, or broke on."""
+    if is_refusal(error):
+        return Failed(node.id, "invalid_request", f"vLLM refused it: {error}")
+    return Failed(node.id, "engine_failed", f"vLLM failed on it: {error!r}")
 
 
 def _generated(held: Held, output: Any) -> list[EngineEvent]:

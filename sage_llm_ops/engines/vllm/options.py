@@ -23,7 +23,7 @@ class VllmOptions(msgspec.Struct, frozen=True):
     core: Literal["auto", "inproc", "async"] = "auto"
     """`inproc`: LLMEngine stepped by the worker. `async`: AsyncLLM, which spawns its EngineCore."""
     runner: Literal["auto", "generate", "pooling"] = "auto"
-    dtype: str = "auto"
+    dtype: str | None = None
     kv_cache_memory_bytes: int | None = None
     block_size: int | None = None
     max_model_len: int | None = None
@@ -60,9 +60,11 @@ class VllmOptions(msgspec.Struct, frozen=True):
             if name not in ("core", "engine_args", "tokenizer_kind")
         }
         if cpu:
-            # Measured defaults of facts: without them vLLM takes gigabytes for the cache and
-            # compiles for more than a minute.
+            # Without these vLLM takes gigabytes for the cache and compiles for more than a minute.
+            # float32, since "auto" would make float32 weights bfloat16: on a development machine
+            # results that repeat matter more than memory.
             on_cpu = {
+                "dtype": "float32",
                 "kv_cache_memory_bytes": CPU_KV_BYTES,
                 "block_size": 32,
                 "enforce_eager": True,

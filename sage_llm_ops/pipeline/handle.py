@@ -18,7 +18,8 @@ from sage_llm_ops.types.results import RequestResult, Timings, Usage
 log = logging.getLogger("sage_llm_ops.pipeline")
 
 _LOCK = threading.Lock()
-"""Guards waiter lists only; shared, because a lock for each request costs more than it saves."""
+"""Guards changes of waiter tuples; shared, because a lock for each request costs more than it saves.
+Writers, who call the waiters for every token, read the tuple without it."""
 
 
 class RequestHandle:
@@ -51,7 +52,7 @@ class RequestHandle:
         self._outcome: Outcome | None = None
         self._result: RequestResult | None = None
         self._error: Exception | None = None
-        self._waiters: list[Callable[[], None]] | None = None
+        self._waiters: tuple[Callable[[], Any], ...] = ()
 
     @property
     def request_id(self) -> str:
@@ -65,16 +66,15 @@ class RequestHandle:
         if offset != len(self.tokens):
             raise IntegrityError(f"token {offset} came where {len(self.tokens)} was due")
         self.tokens.extend(ids)
-        if self._waiters:
-            self._wake(forget=False)
+        self._wake()
 
     def finish(self, outcome: Outcome) -> None:
         """The one end; the second call is a defect."""
         if self._outcome is not None:
             raise IntegrityError(f"request {self.request.id!r} ended twice")
         self._outcome = outcome
-        if self._waiters:
-            self._wake(forget=True)
+        self._wake()
+        self._waiters = ()
 
     # -- readers ------------------------------------------------------------------------------
 
@@ -148,9 +148,7 @@ class RequestHandle:
     def subscribe(self, wake: Callable[[], Any]) -> Callable[[], Any]:
         """`wake` is called, from any thread, after new tokens and at the end; at once if it ended."""
         with _LOCK:
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(wake)
+            self._waiters += (wake,)
         if self._outcome is not None:
             wake()
         return wake
@@ -158,17 +156,21 @@ class RequestHandle:
     def unsubscribe(self, wake: Callable[[], Any]) -> None:
         """It is not called any more; nothing happens if it was not subscribed."""
         with _LOCK:
-            if self._waiters and wake in self._waiters:
-                self._waiters.remove(wake)
+            self._waiters = tuple(known for known in self._waiters if known != wake)
 
     async def stream(self) -> AsyncIterator[list[int]]:
         """New token ids as they come; raises the request's error at its end."""
-        bridge, news = LoopBridge.here(), asyncio.Event()
-        waiter = self.subscribe(lambda: bridge.post(news.set))
+        loop, bridge = asyncio.get_running_loop(), LoopBridge.here()
+        news: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not news.done():
+                news.set_result(None)
+
+        waiter = self.subscribe(lambda: bridge.post(wake))
         seen = 0
         try:
             while True:
-                news.clear()
                 ended = self._outcome is not None
                 fresh = self.tokens[seen:]
                 seen += len(fresh)
@@ -177,7 +179,9 @@ class RequestHandle:
                 if ended and seen == len(self.tokens):
                     break
                 if not fresh:
-                    await news.wait()
+                    # `wake` runs in this loop, so never between these two lines.
+                    news = loop.create_future()
+                    await news
         finally:
             self.unsubscribe(waiter)
         self.outcome()
@@ -225,17 +229,13 @@ class RequestHandle:
                 self.unsubscribe(wake)
         return self.outcome()
 
-    def _wake(self, *, forget: bool) -> None:
-        with _LOCK:
-            waiters = list(self._waiters or ())
-            if forget:
-                self._waiters = None
-        for wake in waiters:
+    def _wake(self) -> None:
+        for wake in self._waiters:
             try:
                 wake()
             except Exception as error:
-                # Its event loop is closed, mostly. Neither the other readers nor the worker's or
-                # the graph's thread, which called us, may pay for that.
+                # Neither the other readers nor the worker's or the graph's thread, which called
+                # us, may pay for that.
                 log.warning("a reader of request %r is gone: %s", self.request.id, error)
                 self.unsubscribe(wake)
 

@@ -44,7 +44,9 @@ class LiveSource(TimerHeap):
         self.busy_since: float | None = None
         """Clock when the dispatch now running began; None between two."""
         self.idle_hook: Callable[[], None] | None = None
-        """Called on the source's thread when there is nothing to do."""
+        """Called on the source's thread when there is nothing to do, at most every `IDLE_S`: under
+        load there is nothing to do a thousand times a second."""
+        self._hook_due = 0.0
 
     def post(self, event: Event, *, behind_arrivals: bool = False) -> None:
         """Let an event in. The order of posts from one thread is kept within its class;
@@ -79,7 +81,8 @@ class LiveSource(TimerHeap):
             if self._stop:
                 self.ended.set()
                 return StopSignal("stop")
-            if self.idle_hook is not None:
+            if self.idle_hook is not None and now >= self._hook_due:
+                self._hook_due = now + IDLE_S
                 self.idle_hook()
             self._sleep()
             now = self.clock()

@@ -20,7 +20,7 @@ from sage_llm_ops.core.requests import as_request
 from sage_llm_ops.core.stand_in import runs_as
 from sage_llm_ops.core.supervisor import RestartPolicy, Supervisor, Watched
 from sage_llm_ops.engines.base import Tokenizer, Uplink, Worker
-from sage_llm_ops.engines.registry import make_worker, placement_of
+from sage_llm_ops.engines.registry import engine_class, make_worker, placement_of
 from sage_llm_ops.engines.tokenizers import tokenizer_for
 from sage_llm_ops.operators import OPERATORS, Operator
 from sage_llm_ops.pipeline.handle import RequestHandle
@@ -261,6 +261,7 @@ class ControlPlane:
         runs = self._runs[instance.instance_id]
         default = runs.engine or self.default_engine
         engine, _ = placement_of(runs, default)
+        engine_class(engine)  # a wrong name is told before anybody looks for its tokenizer
         if not runs.model_name:
             if engine != "sim":
                 raise ConfigError(

@@ -250,7 +250,8 @@ def _stop_at_exit(control: ControlPlane) -> None:
             alive.stop(0.0)
 
     atexit.register(stop)
-    weakref.finalize(control, atexit.unregister, stop)
+    # Not at exit: finalizers run there first, and would take our `stop` away.
+    weakref.finalize(control, atexit.unregister, stop).atexit = False
 
 
 __all__ = ["STRATEGIES", "ControlPlaneManager"]

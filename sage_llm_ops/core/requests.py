@@ -171,10 +171,11 @@ def _prompt(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId
 
 def _buffer(ids: Sequence[int], identity: RequestId) -> bytes:
     try:
-        array = np.asarray(ids, dtype=np.int64)
-    except (ValueError, TypeError, OverflowError) as error:
+        array = np.asarray(ids)
+    except ValueError as error:
         raise InvalidRequest(f"prompt_token_ids: {error}", request_id=identity) from None
-    if array.ndim != 1 or array.min() < 0 or array.max() >= 1 << 31:
+    whole = array.ndim == 1 and array.dtype.kind in "iu"  # numpy would cut 1.5 and read "7"
+    if not whole or array.min() < 0 or array.max() >= 1 << 31:
         raise InvalidRequest(
             "prompt_token_ids must be one list of numbers from 0 to 2147483647", request_id=identity
         )

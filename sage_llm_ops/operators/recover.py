@@ -11,6 +11,10 @@ from sage_llm_ops.types.events import AttemptFailed, Job, Outcome, Retry
 FINAL = frozenset({"invalid_request", "capability"})
 """Reasons that another worker would give again."""
 
+FREE_REFUSALS = 100
+"""A worker that has just died refuses until its death is heard, a moment later, and a retry may find
+nobody else; a worker that leaves in order is nobody's fault. So often that costs no attempt."""
+
 
 class RecoverOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`max_deaths`: so many workers may die under a request before it is kept from the others."""
@@ -31,6 +35,8 @@ class Recover(Operator):
     def attempt_failed(self, event: AttemptFailed) -> Emitted:
         job = event.job
         job.deaths += event.died
+        if event.reason == "worker_lost" and not event.died and job.refused < FREE_REFUSALS:
+            job.refused += 1
         if job.worker is not None and job.worker not in job.excluded:
             job.excluded = (*job.excluded, job.worker)
         if job.cancelled:
@@ -60,6 +66,6 @@ class Recover(Operator):
                 f"{event.message}; {job.delivered} tokens were delivered and only greedy decoding "
                 "without stop strings and penalties can go on exactly where it stopped"
             )
-        if job.attempt >= self.options.max_attempts:
+        if job.attempt - job.refused >= self.options.max_attempts:
             return event.reason, f"{event.message}; attempt {job.attempt} was the last allowed"
         return "", ""

@@ -127,12 +127,13 @@ class LiveHands:
             self.end(handle, outcome)
 
     def end(self, handle: RequestHandle, outcome: Outcome) -> None:
-        """Remembered first, then told, then forgotten here: nobody who was told can miss it."""
+        """Remembered first, then forgotten here, then told: nobody who was told can miss it, and
+        its place is free for whoever was told. Taking it out is also the claim to end it."""
         if self._remember is not None:
             self._remember(handle)
-        handle.finish(outcome)
-        self.handles.pop(handle.request.id, None)
-        self._on_end()
+        if self.handles.pop(handle.request.id, None) is handle:
+            handle.finish(outcome)
+            self._on_end()
 
     # -- uplink -------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from sage_llm_ops.config import dump_pipeline
@@ -23,7 +22,6 @@ from sage_llm_ops.pipeline.watchdog import Watchdog
 from sage_llm_ops.telemetry import Ledger
 from sage_llm_ops.types.errors import (
     DuplicateRequest,
-    IntegrityError,
     NotRunning,
     Overloaded,
     UnknownName,
@@ -59,6 +57,7 @@ class LivePipeline:
         prefix: PrefixView | None = None,
         clock: Callable[[], float] = time.monotonic,
         remember: Callable[[RequestHandle], None] | None = None,
+        watchdog: Callable[[LiveSource, Callable[[str], None]], Watchdog] = Watchdog,
     ) -> None:
         self.spec = spec
         self.graph = check(spec, registry)
@@ -76,7 +75,7 @@ class LivePipeline:
         """Why nothing can end by the graph any more."""
         self._idle = threading.Condition()
         self._awaited = False
-        self._watchdog = Watchdog(self.source, self._died)
+        self._watchdog = watchdog(self.source, self._died)
         self._max_in_flight = spec.max_in_flight
 
     # -- life ---------------------------------------------------------------------------------
@@ -207,5 +206,4 @@ class LivePipeline:
             return
         job = self.plane.jobs.get(request.id) or Job(request, 0)
         end = Outcome(0, self.source.clock(), job, code="pipeline_died", message=message)
-        with suppress(IntegrityError):  # the graph was quicker
-            self.hands.end(handle, end)
+        self.hands.end(handle, end)

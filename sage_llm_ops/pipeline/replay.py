@@ -87,13 +87,14 @@ def replay(
     *,
     registry: Mapping[str, type[Operator]] = OPERATORS,
     ledger: Ledger | None = None,
+    fuse: bool = True,
 ) -> Replay:
     """Feed a recording through the graph of `spec` (the recorded one, or another to compare)."""
     graph = check(spec, registry)
     source = ReplaySource(recording.events())
     book = ledger or Ledger(keep=1)
     plane = Plane(source, NoHands(), book)
-    env = wire(graph, graph.operators(plane), source)
+    env = wire(graph, graph.operators(plane), source, fuse=fuse)
     began = time.perf_counter()
     try:
         env.submit(autostop=True)

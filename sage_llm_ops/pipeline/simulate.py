@@ -285,6 +285,7 @@ def simulate(
     faults: Iterable[Fault] = (),
     registry: Mapping[str, type[Operator]] = OPERATORS,
     ledger: Ledger | None = None,
+    fuse: bool = True,
     on_end: Callable[[Outcome], None] | None = None,
 ) -> SimReport:
     """Run `arrivals` through the graph of `spec` on simulated engines.
@@ -300,7 +301,7 @@ def simulate(
     operators = graph.operators(plane)
     for worker in _workers(spec, instances, model, options):
         source.add(worker)
-    env = wire(graph, operators, source)
+    env = wire(graph, operators, source, fuse=fuse)
     began = time.perf_counter()
     try:
         env.submit(autostop=True)

@@ -33,6 +33,8 @@ class EchoOptions(msgspec.Struct, frozen=True):
     start_error: str = ""
     max_num_seqs: int = 8
     tokenizer_hash: str = "echo"
+    tokenizer_kind: str = ""
+    """`bytes`: what the plane then tokenises with; read by it alone."""
     model: str = ""
     """What it claims to serve; empty: no opinion."""
     raise_at_step: int = 0

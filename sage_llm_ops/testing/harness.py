@@ -30,6 +30,7 @@ from sage_llm_ops.pipeline.graph import check
 from sage_llm_ops.pipeline.sage_graph import close, wire
 from sage_llm_ops.pipeline.timers import TimerHeap
 from sage_llm_ops.telemetry import Ledger
+from sage_llm_ops.testing.requests import make_request
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import (
     Arrive,
@@ -51,7 +52,7 @@ from sage_llm_ops.types.events import (
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.pipelines import PipelineSpec
 from sage_llm_ops.types.plans import PlanNode
-from sage_llm_ops.types.requests import Request, SamplingParams
+from sage_llm_ops.types.requests import Request
 
 MODEL = "m"
 
@@ -212,22 +213,13 @@ class Harness:
         identity: str,
         *,
         priority: int = 2,
-        n_prompt: int = 4,
         max_tokens: int = 8,
-        temperature: float = 0.0,
         timeout_s: float | None = None,
         **fields: Any,
     ) -> bool:
         """Post a request; False where it was refused."""
-        request = Request(
-            id=RequestId(identity),
-            model=fields.pop("model", MODEL),
-            tokens=fields.pop("tokens", bytes(4 * n_prompt)),
-            n_prompt=n_prompt,
-            sampling=SamplingParams(max_tokens=max_tokens, temperature=temperature),
-            priority=priority,
-            timeout_s=timeout_s,
-            **fields,
+        request = make_request(
+            identity, max_tokens=max_tokens, priority=priority, timeout_s=timeout_s, **fields
         )
         return self.arrive_request(request)
 

@@ -164,6 +164,7 @@ class Job:
         "needs",
         "node",
         "placed",
+        "refused",
         "request",
         "seq",
         "worker",
@@ -176,6 +177,8 @@ class Job:
         self.needs: Needs = (request.model, request.task, request.pin)
         """What a worker must offer; requests with the same needs wait for the same capacity."""
         self.attempt = 0
+        self.refused = 0
+        """Attempts that no worker ever took, or that one gave back by leaving in order."""
         self.delivered = 0
         """Tokens in the caller's stream, over all attempts."""
         self.deaths = 0

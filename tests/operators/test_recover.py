@@ -98,3 +98,25 @@ def test_max_attempts_is_live(graph: Harness) -> None:
     graph.arrive("a")
     graph.fail(graph.node_of("a"))
     assert graph.codes("a") == ["engine_failed"]
+
+
+def test_a_worker_that_died_unheard_costs_no_attempt(graph: Harness) -> None:
+    """Regression: the only worker refuses for a moment before its death is known; four retries in
+    that moment were the end of the request."""
+    graph.arrive("a")
+    for _ in range(50):
+        graph.fail(graph.node_of("a"), "worker_lost")
+    graph.down("w0")
+    graph.up("w0", slots=1)
+    graph.done(graph.node_of("a"))
+    assert graph.codes("a") == [""]
+
+
+def test_a_worker_that_refuses_for_ever_ends_it(graph: Harness) -> None:
+    graph.arrive("a")
+    for _ in range(200):
+        if graph.codes("a"):
+            break
+        graph.fail(graph.node_of("a"), "worker_lost")
+    assert graph.codes("a") == ["worker_lost"]
+    graph.check_empty()

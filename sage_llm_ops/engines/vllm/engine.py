@@ -186,8 +186,9 @@ class VllmEngine(BaseEngine):
 
     def step(self) -> list[EngineEvent]:
         out, self._out = self._out, []
-        # What is waiting to be said does not wait for a step of the model.
-        if len(self._nodes) and not out:
+        # A refusal or an end does not wait for a step of the model. That a node was taken does: a
+        # frame of its own would wake the plane once more for every request.
+        if len(self._nodes) and all(isinstance(event, Accepted) for event in out):
             for output in self._running_core().poll():
                 out.extend(self._nodes.events(output))
         return out

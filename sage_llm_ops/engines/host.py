@@ -88,8 +88,9 @@ class Host:
         """Until told to stop; what the engine raises and does not survive comes out of here."""
         while not self._stopping:
             out: list[Up] = []
-            self._poller.poll(0 if self._engine.busy else None)
-            self._drain_wake()
+            if not self._engine.busy:
+                self._poller.poll()
+                self._drain_wake()
             self._commands(out)
             stepped = self._engine.busy and not self._stopping
             if stepped:
@@ -109,11 +110,9 @@ class Host:
             pass
 
     def _commands(self, out: list[Up]) -> None:
-        while not self._stopping:
-            try:
-                frame = self._down.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        # Asked before each, since an exception for "nothing there" in every step costs more.
+        while not self._stopping and self._down.get(zmq.EVENTS) & zmq.POLLIN:
+            frame = self._down.recv(zmq.NOBLOCK)
             try:
                 messages = wire.decode_down(frame)
             except ProtocolError as error:

@@ -127,11 +127,12 @@ class LiveHands:
             self.end(handle, outcome)
 
     def end(self, handle: RequestHandle, outcome: Outcome) -> None:
-        """Remembered first, then told, then forgotten here: nobody who was told can miss it."""
+        """Remembered first, so that nobody who was told can miss it; told last, so that it is not in
+        the way of what its caller sends next."""
         if self._remember is not None:
             self._remember(handle)
-        handle.finish(outcome)
         self.handles.pop(handle.request.id, None)
+        handle.finish(outcome)
         self._on_end()
 
     # -- uplink -------------------------------------------------------------------------------

@@ -21,9 +21,29 @@ def check(
 ) -> None:
     """Read a configuration file with the environment's overrides, and say what it means."""
     from sage_llm_ops.config import load_any
+    from sage_llm_ops.scheduler_ir import ROUTINGS, STRATEGIES
 
-    found = load_any(file)
+    found = load_any(file, known={"scheduling_policy": STRATEGIES, "routing_strategy": ROUTINGS})
+    _check_registries(found)
     print_result(found, lambda: "\n".join(_lines(found)), json=json)
+
+
+def _check_registries(found: ServicesConfig | PipelineSpec) -> None:
+    """What only the registries know: operators and their options, engines and theirs."""
+    from sage_llm_ops.config import default_engine
+    from sage_llm_ops.engines.registry import check_instance
+    from sage_llm_ops.pipeline.replay import dry_run
+    from sage_llm_ops.types.pipelines import PipelineSpec
+
+    if isinstance(found, PipelineSpec):
+        dry_run(found)
+        for instance in found.instances:
+            check_instance(instance, instance.engine or default_engine())
+        return
+    for service in found.services:
+        for instance in service.instances:
+            chosen = instance.engine or default_engine(service.default_engine)
+            check_instance(instance, chosen)
 
 
 def _lines(found: ServicesConfig | PipelineSpec) -> Iterator[str]:

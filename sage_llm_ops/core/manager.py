@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sage_llm_ops.config import load_services
+from sage_llm_ops.config.services import SETTINGS
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.coordinator import ExecutionCoordinator
 from sage_llm_ops.core.defaults import serving
@@ -65,6 +67,19 @@ class ControlPlaneManager:
         self.pd_router = None
         self.executor = ExecutionCoordinator(self)
         _stop_at_exit(self.control)
+
+    @classmethod
+    def from_config(
+        cls, file: str | Path, service: str | None = None, **options: Any
+    ) -> ControlPlaneManager:
+        """A manager with the instances of a `services.toml`; `service` where the file has several."""
+        found = load_services(file).service(service)
+        said = {name: getattr(found, name) for name in SETTINGS}
+        given = {name: value for name, value in said.items() if value is not None}
+        manager = cls(**{**given, **options})
+        for instance in found.instances:
+            manager.register_instance(instance)
+        return manager
 
     # -- life ---------------------------------------------------------------------------------
 

@@ -125,7 +125,9 @@ class Supervisor:
             return
         delay = min(self._policy.most_s, self._policy.first_s * 2 ** (watched.failures - 1))
         delay *= self._random.uniform(0.5, 1.0)
-        log.warning("worker %s ended, starts again in %.1f s: %s", watched.worker.id, delay, reason)
+        # The rest of the reason is the tail of its log: for the error that ends it all, not for here.
+        cause = reason.partition("\n")[0]
+        log.warning("worker %s starts again in %.1f s: %s", watched.worker.id, delay, cause)
         self._pushes += 1
         heapq.heappush(self._due, (time.monotonic() + delay, self._pushes, watched))
         if self._thread is None:

@@ -7,7 +7,7 @@ lifeline is a pipe, our stdin, that only the plane holds open: its end means the
 works everywhere, can clean up, and covers the time before the first mechanism is armed.
 
 Neither helps against kill -9 where the engine has processes of its own (vLLM's EngineCore and its
-workers were still there, and busy, 15 s after their parent was killed: docs/adr/0002). For such an
+workers were still there 15 s after their parent was killed: docs/adr/0002). For such an
 engine a guard is forked before anything is loaded: a process that does nothing but wait for the end
 of the plane or of the worker, and then kills the whole group.
 

@@ -67,6 +67,12 @@ def engine_options(instance: ExecutionInstance, engine: str) -> dict[str, Any]:
     return options if complete is None else complete(instance, options)
 
 
+def check_instance(instance: ExecutionInstance, default_engine: str) -> None:
+    """Refuse what `make_worker` would refuse, without making anything."""
+    engine, _ = placement_of(instance, default_engine)
+    make_engine(engine, engine_options(instance, engine))
+
+
 def make_worker(
     instance: ExecutionInstance,
     uplink: Uplink,

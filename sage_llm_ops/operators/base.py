@@ -95,11 +95,11 @@ def read_options(
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        key = next((name for name in given if str(error).endswith(f"`$.{name}`")), None)
-        at = (lines or {}).get(key or "", line)
-        value = given if key is None else given[key]
+        wrong = next((name for name in given if str(error).endswith(f"`$.{name}`")), None)
+        at = (lines or {}).get(wrong or "", line)
+        value = given if wrong is None else given[wrong]
         raise ConfigError(
-            f"{owner}: {error} (given: {value!r})", file=file, line=at, key=key
+            f"{owner}: {error} (given: {value!r})", file=file, line=at, key=wrong
         ) from None
 
 

@@ -103,3 +103,9 @@ def replay(
     footer = recording.footer
     recorded = footer.digest if footer else None
     return Replay(source.count, book.decisions, book.digest, recorded, seconds)
+
+
+def dry_run(spec: PipelineSpec, registry: Mapping[str, type[Operator]] = OPERATORS) -> None:
+    """Refuse what would be refused when a run of `spec` begins; nothing is kept."""
+    source = ReplaySource(iter(()))
+    check(spec, registry).operators(Plane(source, NoHands(), Ledger(keep=1)))

@@ -13,6 +13,7 @@ from sage_llm_ops.config import dump_pipeline, load_pipeline, load_services
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLE = ROOT / "configs" / "services.toml"
+SERVING = ROOT / "pipelines" / "serving.toml"
 SAMPLE = ROOT / "tests" / "config" / "003_services.toml"
 PIPELINE = """\
 [pipeline]
@@ -59,19 +60,30 @@ def run(*argv: str) -> int:
 
 
 def test_config_check_of_services(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("config", "check", str(SAMPLE)) == 0
+    assert run("config", "check", str(EXAMPLE)) == 0
     out = capsys.readouterr().out
     assert "llm_control_plane" in out
-    assert re.search(r'scheduling_policy +"adaptive"', out)
+    assert re.search(r'scheduling_policy +"fifo"', out)
     assert re.search(r"ledger +\(default\)", out)
-    assert "llm-prefill-1  http localhost:8000  meta-llama/Llama-2-7b  prefilling  tp=4" in out
+    assert "w0  sim  tiny  general" in out
 
 
-def test_config_check_of_a_pipeline(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("config", "check", pipeline) == 0
+def test_config_check_refuses_what_is_not_built(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "check", str(SAMPLE)) == 2
+    assert f"{SAMPLE}:4: " in (error := capsys.readouterr().err)
+    assert "unknown scheduling policy 'adaptive': known: fifo, priority" in error
+
+
+def test_config_check_of_a_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "check", str(SERVING)) == 0
     out = capsys.readouterr().out
-    assert f"{pipeline}: a pipeline" in out
-    assert "w0  sim inline  (the engine's model)  general  tp=2  step_ms=3" in out
+    assert f"{SERVING}: a pipeline" in out
+    assert 'route  strategy="load_balanced"' in out
+
+
+def test_config_check_asks_the_compiler(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "check", pipeline) == 2
+    assert "unknown operator 'merge'" in capsys.readouterr().err
 
 
 def test_the_example_is_accepted_with_and_without_its_comments(tmp_path: pathlib.Path) -> None:
@@ -85,9 +97,9 @@ def test_the_example_is_accepted_with_and_without_its_comments(tmp_path: pathlib
 
 
 def test_json(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("config", "check", "--json", str(SAMPLE)) == 0
+    assert run("config", "check", "--json", str(EXAMPLE)) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["services"][0]["instances"][1]["port"] == 8001
+    assert found["services"][0]["instances"][1]["instance_id"] == "w1"
     assert run("pipeline", "show", "--json", pipeline) == 0
     assert json.loads(capsys.readouterr().out)["operators"][1]["options"] == {"max_pending": 5}
 
@@ -169,35 +181,6 @@ def test_pipeline_show_toml(pipeline: str, capsys: pytest.CaptureFixture[str]) -
 def test_one_form_at_a_time(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pipeline", "show", "--toml", "--json", pipeline) == 2
     assert "choose one of" in capsys.readouterr().err
-
-
-def test_why(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ledger = tmp_path / "ledger.jsonl"
-    records = [
-        {"request": "r1", "seq": 2, "now": 1.5, "kind": "placed", "worker": "w0"},
-        {"request": "r0", "seq": 3, "now": 1.6, "kind": "placed", "worker": "w1"},
-        {"request": "r1", "seq": 1, "now": 1.0, "kind": "admitted"},
-    ]
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    ledger.write_text(text + '{"request": "r1", "torn')
-    assert run("why", "r1", "--ledger", str(ledger)) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["+0.000000", "s", "admitted"]
-    assert second.split() == ["+0.500000", "s", "placed", 'worker="w0"']
-    assert run("why", "r1", "--json", "--ledger", str(ledger)) == 0
-    assert [record["seq"] for record in json.loads(capsys.readouterr().out)] == [1, 2]
-
-
-def test_why_refuses(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ledger = tmp_path / "ledger.jsonl"
-    assert run("why", "r1", "--ledger", str(ledger)) == 2
-    assert "cannot be read" in capsys.readouterr().err
-    ledger.write_text("{}\nnot json\n")
-    assert run("why", "r1", "--ledger", str(ledger)) == 2
-    assert f"{ledger}:2: not a ledger's JSON line" in capsys.readouterr().err
-    ledger.write_text("{}\n")
-    assert run("why", "r1", "--ledger", str(ledger)) == 2
-    assert "request 'r1'" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,13 +55,13 @@ def kill_one(
         watch(handles, tick)
     results = checked(plane, handles)
     failed = retries(plane, handles)
-    _check(stage, death, [(entry.request, entry.code) for entry in failed])
+    _check(death, [(entry.request, entry.code) for entry in failed])
     same = equal(before, results)
     if stage.exact and same < COUNT:
         raise IntegrityError(f"{COUNT - same} answers are not those of act 1")
     screen.say(
         f"  it died with {len(death.told)} requests on it, {sum(map(bool, death.told.values()))} of "
-        f"them half told; {len(failed)} went on on the other worker, from their last token"
+        f"them half told; {len(failed)} were queued again and went on from their last token"
     )
     meanwhile()
     back = _wait_until_back(plane, death, screen)
@@ -87,7 +87,7 @@ def _kill_mid_run(death: Death, handles: Sequence[RequestHandle], tick: Tick) ->
     death.told = {handle.request_id: len(handle.tokens) for handle in mine}
 
 
-def _check(stage: Stage, death: Death, failed: Sequence[tuple[str, str]]) -> None:
+def _check(death: Death, failed: Sequence[tuple[str, str]]) -> None:
     """Only the death made requests fail: a broken stream would be repaired by a retry as well."""
     if not failed:
         raise IntegrityError(f"{death.worker} died and nothing of it had to be done again")

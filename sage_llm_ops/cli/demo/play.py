@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import sys
 import time
@@ -28,6 +29,7 @@ STOP_S = 1.0
 def play(stage: Stage, screen: Screen) -> None:
     """All acts, then the numbers and what to try next."""
     stages.prepare()
+    _log_to(stages.FOLDER / "plane.log")
     file = stages.pipeline_file()
     with Twice(file) as twice:
         with _running(stage, screen) as plane:
@@ -66,6 +68,16 @@ def _running(stage: Stage, screen: Screen) -> Iterator[ControlPlane]:
         finished = True
     finally:
         plane.stop(STOP_S if finished else 0.0)
+
+
+def _log_to(path: Path) -> None:
+    """What the control plane logs, the killed worker among it: on the screen it would read like a
+    fault of the demo."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("sage_llm_ops")
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 def _myself() -> str:

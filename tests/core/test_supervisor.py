@@ -177,7 +177,7 @@ async def test_what_waits_for_a_worker_that_is_given_up_fails_by_name() -> None:
         assert fleet["w0"].incarnation == 1 + QUICK.attempts
         assert not manager.executor.instances
         await until(lambda: "w0" not in manager.control.pipeline.hands.workers)
-        fleet._options.clear()
+        fleet.options.clear()
         manager.register_instance(instance("w0"))
         await manager.submit_request(request("again"))
         fleet["w0"].wait_for("again")

@@ -28,3 +28,8 @@ def print_error(error: Exception) -> None:
     """The sentence, red on a terminal unless NO_COLOR is set."""
     color = False if os.environ.get("NO_COLOR") else None
     typer.echo(typer.style(f"error: {error}", fg=typer.colors.RED), err=True, color=color)
+
+
+def readable(text: str, keep: str = "") -> str:
+    """A model may say control characters; a terminal must not obey them."""
+    return "".join(char if char.isprintable() or char in keep else "·" for char in text)

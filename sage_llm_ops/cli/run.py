@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sage_llm_ops.cli.output import Json, json_text
+from sage_llm_ops.cli.output import Json, json_text, readable
 
 if TYPE_CHECKING:
     from sage_llm_ops.core import ControlPlane
@@ -140,10 +140,10 @@ def _stream(plane: ControlPlane, handle: RequestHandle) -> None:
     decoder = plane.tokenizer(handle.request.model).decoder()
     try:
         for ids in handle.iter():
-            typer.echo(decoder.push(ids), nl=False)
+            typer.echo(readable(decoder.push(ids), keep="\n\t"), nl=False)
     except RequestError:
         pass  # told below, with what is known of it
-    typer.echo(decoder.flush())
+    typer.echo(readable(decoder.flush(), keep="\n\t"))
 
 
 def _answer(plane: ControlPlane, handle: RequestHandle) -> dict[str, Any]:

@@ -68,8 +68,3 @@ class Screen:
                 self.say(f"  {what}: {done} of {total} after {time.monotonic() - began:.1f} s")
 
         return tick
-
-
-def readable(text: str) -> str:
-    """A random model also says control characters; a terminal must not obey them."""
-    return "".join(char if char.isprintable() else "·" for char in text)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from sage_llm_ops.cli.demo.answers import checked, equal, share_cached, submit, watch
 from sage_llm_ops.cli.demo.prompts import COUNT, GROUPS, beginning, prompts
-from sage_llm_ops.cli.demo.screen import Screen, readable
+from sage_llm_ops.cli.demo.screen import Screen
+from sage_llm_ops.cli.output import readable
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.results import RequestResult
 

@@ -151,12 +151,12 @@ class HeldFleet:
 
     def __init__(self, **options: dict[str, Any]) -> None:
         self.workers: dict[str, HeldWorker] = {}
-        self._options = options
+        self.options = options
 
     def __call__(self, instance: ExecutionInstance, uplink: Uplink) -> HeldWorker:
         """`MakeWorker`."""
         identity = instance.instance_id
-        worker = HeldWorker(instance, uplink, **self._options.get(identity, {}))
+        worker = HeldWorker(instance, uplink, **self.options.get(identity, {}))
         self.workers[identity] = worker
         return worker
 

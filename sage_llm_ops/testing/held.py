@@ -15,16 +15,12 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from sage_llm_ops.engines.base import Uplink
+from sage_llm_ops.testing.manual_worker import CAPABLE
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.plans import PlanNode
-from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.wire import PROTOCOL, Accepted, Done, EngineEvent, Failed, Hello, Tokens
-
-CAPABLE = Capabilities(
-    sampling=SamplingParams.__struct_fields__, max_model_len=4096, max_num_seqs=8
-)
 
 
 @final

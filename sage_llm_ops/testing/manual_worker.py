@@ -9,9 +9,12 @@ from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.wire import PROTOCOL, Accepted, Done, EngineEvent, Failed, Hello, Tokens
 
-ROOMY = Capabilities(max_model_len=4096, max_num_seqs=8)
+CAPABLE = Capabilities(
+    sampling=SamplingParams.__struct_fields__, max_model_len=4096, max_num_seqs=8
+)
 
 
 class ManualWorker:
@@ -24,7 +27,7 @@ class ManualWorker:
         *,
         model: str = "m",
         slots: int | None = None,
-        capabilities: Capabilities = ROOMY,
+        capabilities: Capabilities = CAPABLE,
     ) -> None:
         self.id = WorkerId(identity)
         self.instance = ExecutionInstance(identity, model_name=model, max_concurrency=slots)

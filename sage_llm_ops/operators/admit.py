@@ -49,8 +49,9 @@ class Admit(Operator):
                 "duplicate_request",
                 "the id belongs to a request that still runs; choose another",
             )
-        if not isinstance(request.priority, int):
-            return "invalid_request", f"priority={request.priority!r} must be a number"
+        priority: object = request.priority
+        if not isinstance(priority, int):  # one that cannot be compared would block the queue
+            return "invalid_request", f"priority={priority!r} must be a whole number"
         if request.timeout_s is not None and not request.timeout_s >= 0.0:
             return "invalid_request", (
                 f"timeout_s={request.timeout_s!r} must be 0 or more; leave it out for no limit"

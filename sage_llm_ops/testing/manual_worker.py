@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from sage_llm_ops.engines.base import Uplink
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.wire import PROTOCOL, Accepted, Done, EngineEvent, Failed, Hello, Tokens
 
-ROOMY = Capabilities(max_model_len=4096, max_num_seqs=8)
+ROOMY = Capabilities(
+    max_model_len=4096,
+    max_num_seqs=8,
+    sampling=tuple(field.name for field in msgspec.structs.fields(SamplingParams)),
+)
 
 
 class ManualWorker:

@@ -97,7 +97,7 @@ def added_ms(load: Load, seed: int = 0) -> list[float]:
         pump: Any = watch
         return InlineWorker(instance, instance.options, watch, pump=pump)
 
-    options = {
+    options: dict[str, Any] = {
         "prefix_cache": False,
         "prefill_ms": (0.0, 0.0, 0.0),
         "decode_ms": (0.0, 0.0, load.decode_ms),

@@ -37,9 +37,13 @@ def suites() -> list[str]:
     return sorted(p.stem for p in SUITES.glob("*.py") if not p.stem.startswith("_"))
 
 
-def document(name: str, preset: str) -> dict[str, Any]:
+def load(name: str) -> Any:
+    """The module of a suite."""
+    return importlib.import_module(f"benchmarks.suites.{name}")
+
+
+def document(name: str, suite: Any, preset: str) -> dict[str, Any]:
     """Run a suite; everything somebody needs to judge its numbers."""
-    suite = importlib.import_module(f"benchmarks.suites.{name}")
     about, score = machine(), machine_score()
     metrics = suite.run(preset)
     return {
@@ -63,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.suite not in suites():
         print(f"unknown suite {given.suite!r}; suites: {', '.join(suites())}", file=sys.stderr)
         return 2
-    made = document(given.suite, given.preset)
+    made = document(given.suite, load(given.suite), given.preset)
     text = json.dumps(made, indent=2) + "\n"
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +86,7 @@ def show(made: dict[str, Any]) -> None:
     console = Console()
     about = made["machine"]
     load = ", ".join(f"{x:.2f}" for x in about["loadavg"])
-    console.print(made["workload"], style="dim", markup=False, highlight=False)
+    console.print(made["workload"], style="dim", markup=False, soft_wrap=True)
     console.print(f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, load {load}")
     metrics = {name: Metric(**fields) for name, fields in made["metrics"].items()}
     console.print(table(f"{made['suite']} ({made['preset']})", metrics))

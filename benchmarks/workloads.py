@@ -28,7 +28,7 @@ MODEL = "sim-model"
 PROMPT_TOKENS = 1000
 MOONCAKE = "mooncake_conversation_first30min.jsonl.zst"
 
-INSTANT = {"timing": "instant", "prefix_cache": False}
+INSTANT: dict[str, Any] = {"timing": "instant", "prefix_cache": False}
 """An engine that has answered before `submit` returns."""
 
 

@@ -1,26 +1,20 @@
-"""vLLM's two worker cores side by side: start, memory, speed, and what kill -9 leaves behind.
-
-    python benchmarks/suites/worker_core.py [--rounds 3] [--cores inproc async]
-
-Each round starts, for each core, a plane in a process of its own with one worker, runs a batch, and
-kills it: the worker (the plane lives on), then, in a second start, the plane. Rounds interleave the
-cores. Prints one line a measurement as JSON, then a table of medians.
-"""
+"""vLLM's two worker cores side by side: start, memory, speed, and what kill -9 leaves behind."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks.metric import Metric
 from sage_llm_ops.engines.registry import make_worker
 from sage_llm_ops.engines.tokens import pack
 from sage_llm_ops.testing.tiny_model import tiny_model
@@ -31,9 +25,18 @@ from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.wire import Tokens
 
+WORKLOAD = """\
+Each round starts, for each core, a plane in a process of its own with one worker (a 4.5M-parameter
+Llama on the CPU), runs one request and then 16 at once (64 tokens in, 128 out), and kills it with
+SIGKILL: the worker (the plane lives on), then, in a second start, the plane. Rounds interleave the
+cores. *_gone_s: until the worker's whole family of processes had ended; 15 is never."""
+
+CORES = ("inproc", "async")
+SIZES = {"ci": 1, "full": 3}
 BATCH, PROMPT, OUTPUT = 16, 64, 128
 PATIENCE_S = 15.0
 """What still runs after this long counts as left behind."""
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def plane(core: str) -> None:
@@ -70,16 +73,19 @@ def _batch(worker: Any, uplink: RecordingUplink, base: int, n: int) -> dict[str,
     return {"ttft_ms": 1000 * (first - began), "tokens_s": n * OUTPUT / took}
 
 
-def measure(core: str, victim: str) -> dict[str, Any]:
+def start_and_kill(core: str, victim: str) -> dict[str, Any]:
     """One start and one kill -9 of `worker` or `plane`."""
     process = subprocess.Popen(
-        [sys.executable, __file__, "--plane", core], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.suites.worker_core", core],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
     )
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise SystemExit(f"the plane with core {core!r} ended without a report")
-    report = json.loads(line)
+        raise RuntimeError(f"the plane with core {core!r} ended without a report")
+    report: dict[str, Any] = json.loads(line)
     head = psutil.Process(report.pop("pid"))
     family = [head, *head.children(recursive=True)]
     rss = {each.name(): each.memory_info().rss / 2**20 for each in family}
@@ -88,12 +94,9 @@ def measure(core: str, victim: str) -> dict[str, Any]:
     _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     left = [each.name() for each in alive if each.status() != psutil.STATUS_ZOMBIE]
     report |= {
-        "core": core,
-        "victim": victim,
         "processes": len(family),
         "rss_mb": sum(rss.values()),
-        "gone_after_s": None if left else time.monotonic() - began,
-        "left": left,
+        "gone_s": PATIENCE_S if left else time.monotonic() - began,
     }
     for each in alive:
         each.kill()
@@ -102,38 +105,31 @@ def measure(core: str, victim: str) -> dict[str, Any]:
     return report
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cores", nargs="+", default=["inproc", "async"])
-    parser.add_argument("--plane", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.plane:
-        plane(arguments.plane)
-        return
-    rows = []
-    for _ in range(arguments.rounds):
-        for core in arguments.cores:
+def run(preset: str) -> dict[str, Metric]:
+    return measure(SIZES[preset])
+
+
+def measure(rounds: int, cores: Sequence[str] = CORES) -> dict[str, Metric]:
+    """All metrics of the suite."""
+    reports: dict[str, list[dict[str, Any]]] = {core: [] for core in cores}
+    gone: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for core in cores:
             for victim in ("worker", "plane"):
-                rows.append(measure(core, victim))
-                print(json.dumps(rows[-1]), flush=True)
-    for core in arguments.cores:
-        mine = [row for row in rows if row["core"] == core]
-        start = [row["start_s"] for row in mine]
-        many = [row["many"]["tokens_s"] for row in mine]
-        print(
-            f"{core}: start {statistics.median(start):.1f} s ({min(start):.1f}-{max(start):.1f}), "
-            f"{mine[0]['processes']} processes, {statistics.median(r['rss_mb'] for r in mine):.0f} MiB, "
-            f"TTFT {statistics.median(r['one']['ttft_ms'] for r in mine):.1f} ms, "
-            f"batch {BATCH}: {statistics.median(many):.0f} tokens/s ({min(many):.0f}-{max(many):.0f})"
-        )
-        for victim in ("worker", "plane"):
-            some = [row for row in mine if row["victim"] == victim]
-            after = [row["gone_after_s"] for row in some if row["gone_after_s"] is not None]
-            text = f"gone after {max(after):.2f} s at most" if after else "-"
-            left = sum(bool(row["left"]) for row in some)
-            print(f"  kill -9 of the {victim}: {text}; left something in {left} of {len(some)}")
+                report = start_and_kill(core, victim)
+                reports[core].append(report)
+                gone.setdefault(f"{core}_{victim}_gone_s", []).append(report["gone_s"])
+    metrics: dict[str, Metric] = {}
+    for core, mine in reports.items():
+        metrics |= {
+            f"{core}_start_s": Metric.of([r["start_s"] for r in mine], "s"),
+            f"{core}_rss_mb": Metric.of([r["rss_mb"] for r in mine], "MiB"),
+            f"{core}_processes": Metric.of([r["processes"] for r in mine], "processes"),
+            f"{core}_ttft_ms": Metric.of([r["one"]["ttft_ms"] for r in mine], "ms"),
+            f"{core}_tokens_per_s": Metric.of([r["many"]["tokens_s"] for r in mine], "tokens/s"),
+        }
+    return metrics | {name: Metric.of(times, "s") for name, times in gone.items()}
 
 
 if __name__ == "__main__":
-    main()
+    plane(sys.argv[1])

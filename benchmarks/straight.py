@@ -1,0 +1,118 @@
+"""vLLM without us: an LLMEngine in a process of its own, given whole batches over a pipe.
+
+`Straight` is the benchmark's side; `python -m benchmarks.straight` is the process. Both speak lines
+of JSON. The clock runs inside the process, from the first request added to the last output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.batches import Shape, sampling
+from sage_llm_ops.engines.child import child_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Straight:
+    """One started engine."""
+
+    def __init__(self, process: subprocess.Popen[str], log: IO[str]) -> None:
+        self._process = process
+        self._log = log
+        self._ask()
+
+    def run(self, seed: int) -> tuple[float, list[list[int]]]:
+        """Seconds and outputs of one batch."""
+        assert self._process.stdin is not None
+        print(seed, file=self._process.stdin, flush=True)
+        found = self._ask()
+        return found["seconds"], found["outputs"]
+
+    def _ask(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            self._log.seek(0)
+            tail = "".join(self._log.readlines()[-15:])
+            raise RuntimeError(f"the straight engine ended with code {code}:\n{tail}")
+        return json.loads(line)
+
+
+@contextmanager
+def straight(options: dict[str, Any], shape: Shape) -> Iterator[Straight]:
+    """In the environment that a worker process gets."""
+    spec = json.dumps({"options": options, "shape": asdict(shape)})
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.straight", spec],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=child_environment(dict(os.environ), {}),
+            cwd=ROOT,
+            text=True,
+        ) as process,
+    ):
+        try:
+            yield Straight(process, log)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()  # its end of file: it shuts the engine down
+            try:
+                process.wait(20.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def main(spec: str) -> None:
+    """The process."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # vLLM prints; what it prints is no answer
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    given = json.loads(spec)
+    shape = Shape(**given["shape"])
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    from sage_llm_ops.engines.vllm.options import VllmOptions
+
+    # As `engines/vllm/inproc.py` starts it.
+    arguments = {"disable_log_stats": True, **VllmOptions(**given["options"]).arguments(cpu=True)}
+    engine = LLMEngine.from_engine_args(EngineArgs(**arguments), enable_multiprocessing=False)
+    print(json.dumps("up"), file=answers, flush=True)
+    for line in sys.stdin:
+        seconds, outputs = _batch(engine, shape, int(line))
+        print(json.dumps({"seconds": seconds, "outputs": outputs}), file=answers, flush=True)
+    engine.engine_core.shutdown()
+
+
+def _batch(engine: Any, shape: Shape, seed: int) -> tuple[float, list[list[int]]]:
+    from sage_llm_ops.engines.vllm.sampling import to_vllm
+
+    batch = shape.batch(seed)
+    outputs: list[list[int]] = [[] for _ in batch]
+    began = time.perf_counter()
+    for number, (ids, count) in enumerate(batch):
+        engine.add_request(f"{seed}-{number}", {"prompt_token_ids": ids}, to_vllm(sampling(count)))
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            number = int(output.request_id.split("-")[1])
+            outputs[number].extend(output.outputs[0].token_ids)
+    return time.perf_counter() - began, outputs
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,93 @@
+"""Every suite's function with the smallest sizes: that it runs and names its metrics, never how
+fast anything was."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+from benchmarks.batches import Shape
+from benchmarks.metric import Metric
+from benchmarks.open_loop import Load
+from benchmarks.suites import overhead, pipeline, sim_core, simulate
+
+
+@pytest.fixture(autouse=True)
+def _no_recorded_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    """The generated one is the same on every machine."""
+    monkeypatch.setenv("SAGE_LLM_OPS_DATA", str(tmp_path))
+
+
+def _ordered(metrics: dict[str, Metric]) -> None:
+    assert all(m.min <= m.value <= m.max and m.n >= 1 for m in metrics.values())
+
+
+def test_pipeline() -> None:
+    load = Load(rate=200.0, seconds=0.2, tokens=3, decode_ms=1.0, instances=2)
+    metrics = pipeline.measure(pipeline.Sizes(2, 40, 40, 40, 40, load))
+    assert list(metrics) == [
+        "closed_loop_rps",
+        "open_loop_added_p50_ms",
+        "open_loop_added_p99_ms",
+        "rss_growth_mb",
+        "cost_ratio_64_vs_2",
+    ]
+    _ordered(metrics)
+    # What the engine spent is subtracted, so a good part of the 3 ms a request must be gone, and
+    # no request can have been faster than its engine.
+    assert metrics["open_loop_added_p50_ms"].min > 0.0
+    assert metrics["rss_growth_mb"].n == 40
+
+
+def test_simulate() -> None:
+    metrics = simulate.measure(repeats=2, size=30)
+    assert list(metrics) == ["simulate_us_per_request", "simulate_vs_plain_sage_ratio"]
+    assert metrics["simulate_us_per_request"].n == 30
+    _ordered(metrics)
+
+
+def test_sim_core() -> None:
+    metrics = sim_core.measure(repeats=2, size=30)
+    assert list(metrics) == ["sim_core_us_per_request", "sim_core_wakes_per_request"]
+    _ordered(metrics)
+
+
+def test_overhead_compares_each_round_with_itself() -> None:
+    rounds = [
+        overhead.Round(plane=2.0, control=0.5, straight=1.0, again=1.0, identical=True),
+        overhead.Round(plane=1.0, control=0.5, straight=1.0, again=2.0, identical=False),
+        overhead.Round(plane=1.0, control=0.5, straight=1.0, again=0.5, identical=True),
+    ]
+    shape = Shape(requests=10, output=(5, 5))
+    metrics = overhead.metrics_of(rounds, shape)
+    assert metrics["throughput_ratio"].value == 1.0
+    assert metrics["aa_p10"].value == 0.5
+    assert metrics["outputs_identical"].value == 0.0
+    assert metrics["control_cpu_us_per_request"].value == 50_000.0
+    assert metrics["control_cpu_us_per_token"].value == 10_000.0
+
+
+def test_batches_share_prefixes_within_and_nothing_between() -> None:
+    shape = Shape(requests=20, groups=2, shared=8)
+    one, other = shape.batch(1), shape.batch(2)
+    assert one == shape.batch(1)
+    assert len({tuple(ids[:8]) for ids, _ in one}) == 2
+    assert not {tuple(ids[:8]) for ids, _ in one} & {tuple(ids[:8]) for ids, _ in other}
+    assert [(len(ids), n) for ids, n in one] == [(len(ids), n) for ids, n in other]
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+def test_overhead() -> None:
+    shape = Shape(requests=4, groups=2, shared=32, own=(1, 8), output=(2, 4))
+    metrics = overhead.measure(rounds=1, shape=shape)
+    assert list(metrics) == [
+        "throughput_ratio",
+        "aa_p10",
+        "outputs_identical",
+        "control_cpu_us_per_request",
+        "control_cpu_us_per_token",
+    ]
+    assert metrics["outputs_identical"].value == 1.0

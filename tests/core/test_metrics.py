@@ -58,7 +58,7 @@ async def test_failed_and_cancelled_are_counted_apart() -> None:
     async with held("w0") as (manager, fleet):
         await manager.submit_request(request("failed"))
         fleet["w0"].wait_for("failed")
-        fleet["w0"].fail("failed", "invalid_request")
+        fleet["w0"].break_on("failed", "invalid_request")
         await manager.submit_request(request("cancelled"))
         fleet["w0"].wait_for("cancelled")
         await manager.cancel_request("cancelled")
@@ -88,7 +88,7 @@ async def test_a_failed_request_misses_its_objective_and_a_cancelled_one_says_no
         for name in ("failed", "cancelled"):
             await manager.submit_request(request(name, slo_deadline_ms=60_000))
             fleet["w0"].wait_for(name)
-        fleet["w0"].fail("failed", "invalid_request")
+        fleet["w0"].break_on("failed", "invalid_request")
         await manager.cancel_request("cancelled")
         for name in ("failed", "cancelled"):
             with pytest.raises(RequestError):

@@ -113,7 +113,7 @@ async def test_given_up_is_failed() -> None:
         await manager.submit_request(request("r"))
         for _ in range(4):
             fleet["w0"].wait_for("r")
-            fleet["w0"].fail("r")
+            fleet["w0"].break_on("r")
         with pytest.raises(EngineFailed, match="attempt 4 was the last allowed"):
             await manager.wait_for_result("r", 10.0)
         assert (await manager.get_request_status("r")).state == "failed"

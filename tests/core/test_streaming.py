@@ -53,7 +53,7 @@ async def test_a_retry_goes_on_where_it_stopped() -> None:
         reader = asyncio.ensure_future(collect(handle))
         first, other = (fleet[name] for name in await holder(fleet, "r"))
         first.say("r", [65, 66])
-        first.fail("r")
+        first.break_on("r")
         assert other.wait_for("r").offset == 2
         other.say("r", [67, 68])
         other.end("r")

@@ -208,13 +208,17 @@ class ControlPlane:
 
     def handle(self, request_id: str) -> RequestHandle:
         """Of a running or remembered request; else `UnknownRequest`."""
-        found = self.pipeline.hands.handles.get(RequestId(request_id))
-        found = found or self.finished.get(request_id)
+        found = self.find(request_id)
         if found is None:
             raise UnknownRequest(
                 "no such request runs or is remembered here", request_id=request_id
             )
         return found
+
+    def find(self, request_id: str) -> RequestHandle | None:
+        """`handle`, or None."""
+        running = self.pipeline.hands.handles.get(RequestId(request_id))
+        return running or self.finished.get(request_id)
 
     def cancel(self, request_id: str) -> bool:
         """Ask to end it; False if it has ended already."""

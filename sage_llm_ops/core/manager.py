@@ -184,8 +184,9 @@ class ControlPlaneManager:
 
     @property
     def running_requests(self) -> Mapping[str, RequestState]:
-        """Requests on workers, by id; read-only."""
-        return RunningRequests(self.control.pipeline.plane.running, self._by_id)
+        """Requests that are on workers now, by id; read-only."""
+        running = list(self.control.pipeline.plane.running.values())
+        return RunningRequests([job.request.id for job in running], self.control.find, self._state)
 
     def get_metrics(self) -> PerformanceMetrics:
         """What was measured so far."""
@@ -199,9 +200,6 @@ class ControlPlaneManager:
                 return operator
         raise ConfigError(f"pipeline {self.control.spec.name!r} has no schedule operator")
 
-    def _by_id(self, request_id: str) -> RequestState:
-        return self._state(self.control.handle(request_id))
-
     def _state(self, handle: RequestHandle) -> RequestState:
         status, error = handle.status, None
         if handle.done():
@@ -214,7 +212,7 @@ class ControlPlaneManager:
         return RequestState(
             handle.request_id,
             status,
-            handle.text() if handle.done() or handle.tokens else None,
+            handle.text() if handle.tokens or status is RequestStatus.COMPLETED else None,
             error,
             handle.timings,
             handle.worker,

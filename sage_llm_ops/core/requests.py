@@ -33,6 +33,7 @@ def new_id() -> RequestId:
 def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> Request:
     """The request, or `InvalidRequest` that names what is wrong. Runs on the caller's thread."""
     identity = _identity(metadata.request_id)
+    _refuse_unbuilt(metadata, identity)
     for name in ("prompt", "user_id"):
         value = getattr(metadata, name)
         if value is not None and not isinstance(value, str):
@@ -63,6 +64,16 @@ def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> R
         task=task.value,
         pin=metadata.pin or "",
     )
+
+
+def _refuse_unbuilt(metadata: RequestMetadata, identity: RequestId) -> None:
+    """A wish that nothing here reads yet is refused, not accepted and ignored."""
+    for name in ("cost_budget", "parallelism_hint"):
+        value = getattr(metadata, name)
+        if value is not None:
+            raise InvalidRequest(
+                f"{name}={value!r} is not honoured yet; leave it out", request_id=identity
+            )
 
 
 def as_priority(value: Any) -> RequestPriority:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import overload
 
+from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.scheduler_ir import Strategy
-from sage_llm_ops.types.events import Job
-from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.requests import Request
 from sage_llm_ops.types.results import RequestState
 
@@ -36,22 +35,23 @@ class PendingQueue(Sequence[Request]):
 
 
 class RunningRequests(Mapping[str, RequestState]):
-    """Requests that are on a worker."""
+    """Requests that were on a worker when the view was taken; each looked up as it stands now."""
 
-    def __init__(self, running: Mapping[NodeId, Job], state: Callable[[str], RequestState]) -> None:
-        self._running = running
+    def __init__(
+        self,
+        ids: Sequence[str],
+        find: Callable[[str], RequestHandle | None],
+        state: Callable[[RequestHandle], RequestState],
+    ) -> None:
+        found = ((request_id, find(request_id)) for request_id in ids)
+        self._handles = {request_id: handle for request_id, handle in found if handle is not None}
         self._state = state
 
     def __len__(self) -> int:
-        return len(self._ids())
+        return len(self._handles)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._ids())
+        return iter(self._handles)
 
     def __getitem__(self, request_id: str) -> RequestState:
-        if request_id not in self._ids():
-            raise KeyError(request_id)
-        return self._state(request_id)
-
-    def _ids(self) -> dict[str, None]:
-        return {job.request.id: None for job in list(self._running.values())}
+        return self._state(self._handles[request_id])

@@ -58,9 +58,11 @@ class Fleet:
         self._models: list[str] = []
         self._up: dict[Needs, Rows] = {}
         self._may: dict[Needs, bool] = {}
-        self._longest: dict[Needs, int] = {}
+        self._shortest: dict[Needs, int] = {}
         self._free: dict[Needs, int] = {}
         self._epochs: dict[Needs, int] = {}
+        self._leaving: set[int] = set()
+        """Rows that were told to drain: a restart does not end that, only leaving does."""
 
     # -- membership ---------------------------------------------------------------------------
 
@@ -80,6 +82,7 @@ class Fleet:
         self._models[row] = model
         self._serves[row] = ()
         self.state[row] = DOWN
+        self._leaving.discard(row)
         self._may.clear()
         self.version += 1
 
@@ -95,7 +98,7 @@ class Fleet:
         self._serves[row] = tuple((model, task, pin) for task in tasks for pin in ("", worker))
         self._lengths[row] = max_len
         self.slots[row] = slots
-        self.state[row] = UP
+        self.state[row] = DRAINING if row in self._leaving else UP
         self._refresh(dict.fromkeys((*before, *self._serves[row])))
 
     def down(self, worker: WorkerId, *, gone: bool = False) -> None:
@@ -108,6 +111,7 @@ class Fleet:
     def drain(self, worker: WorkerId) -> None:
         """Nothing new goes there."""
         row = self.rows[worker]
+        self._leaving.add(row)
         if self.state[row] == UP:
             self.state[row] = DRAINING
             self._refresh(self._serves[row])
@@ -172,9 +176,12 @@ class Fleet:
                 self._may[needs] = True
         return known
 
-    def longest(self, needs: Needs) -> int | None:
-        """The longest sequence any worker for `needs` takes; None where none ever came up."""
-        return self._longest.get(needs)
+    def shortest(self, needs: Needs) -> int | None:
+        """The longest sequence that every worker for `needs` takes; None where none ever came up.
+
+        Every and not any: whoever waits for `needs` may be given to each of them.
+        """
+        return self._shortest.get(needs)
 
     def models(self) -> list[str]:
         """Models of the registered workers, each once, in join order."""
@@ -234,7 +241,7 @@ class Fleet:
                 for other, served in enumerate(self._serves)
                 if needs in served and self.state[other] != GONE
             ]
-            self._longest[needs] = max(alive, default=0)
+            self._shortest[needs] = min(alive, default=0)
             rows = np.array(
                 [
                     other

@@ -49,9 +49,9 @@ class Admit(Operator):
                 "duplicate_request",
                 "the id belongs to a request that still runs; choose another",
             )
-        priority: Any = request.priority  # typed, but a struct checks nothing when it is made
-        if not isinstance(priority, int):
-            return "invalid_request", f"priority={priority!r} must be a number"
+        priority: object = request.priority
+        if not isinstance(priority, int):  # one that cannot be compared would block the queue
+            return "invalid_request", f"priority={priority!r} must be a whole number"
         if request.timeout_s is not None and not request.timeout_s >= 0.0:
             return "invalid_request", (
                 f"timeout_s={request.timeout_s!r} must be 0 or more; leave it out for no limit"
@@ -67,12 +67,12 @@ class Admit(Operator):
             return "no_instance", (
                 f"no instance does {request.task!r} with model {request.model!r}; models here: {known}"
             )
-        longest = plane.fleet.longest(job.needs)
+        shortest = plane.fleet.shortest(job.needs)
         wanted = request.n_prompt + (request.max_tokens if request.task == "generate" else 0)
-        if longest and wanted > longest:
+        if shortest and wanted > shortest:
             return "invalid_request", (
                 f"prompt of {request.n_prompt} and max_tokens={request.max_tokens} tokens exceed the "
-                f"{longest} that the longest instance takes; shorten the prompt or lower max_tokens"
+                f"{shortest} that each instance for it takes; shorten the prompt or lower max_tokens"
             )
         return "", ""
 

@@ -21,6 +21,7 @@ from sage_llm_ops.pipeline.sage_graph import close, wire
 from sage_llm_ops.pipeline.watchdog import Watchdog
 from sage_llm_ops.telemetry import Ledger
 from sage_llm_ops.types.errors import (
+    ConfigError,
     DuplicateRequest,
     NotRunning,
     Overloaded,
@@ -161,7 +162,8 @@ class LivePipeline:
 
     def attach(self, worker: Worker) -> None:
         """Make a worker known. It takes nodes once it reports itself up."""
-        self.hands.workers[worker.id] = worker
+        if self.hands.workers.setdefault(worker.id, worker) is not worker:
+            raise ConfigError(f"worker {worker.id!r} is attached already; detach it first")
         self.source.post(WorkerJoin(worker=worker.id, model=worker.instance.model_name))
 
     def drain_worker(self, worker: WorkerId) -> None:

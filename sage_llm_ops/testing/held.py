@@ -9,29 +9,24 @@ fleet["w0"].end("request-1")
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from typing import Any, final
 
 from sage_llm_ops.engines.base import Uplink
+from sage_llm_ops.testing.manual_worker import CAPABLE, ManualWorker
 from sage_llm_ops.types.capabilities import Capabilities
-from sage_llm_ops.types.ids import NodeId, WorkerId
+from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.plans import PlanNode
-from sage_llm_ops.types.requests import SamplingParams
-from sage_llm_ops.types.wire import PROTOCOL, Accepted, Done, EngineEvent, Failed, Hello, Tokens
-
-CAPABLE = Capabilities(
-    sampling=SamplingParams.__struct_fields__, max_model_len=4096, max_num_seqs=8
-)
+from sage_llm_ops.types.wire import Done
 
 
 @final
-class HeldWorker:
-    """A `Worker`. `starts` says why its first starts fail, one entry each; then it comes up.
+class HeldWorker(ManualWorker):
+    """Spoken to by request. It accepts at once, and stops at once when asked to, unless `deaf`.
 
-    Reports go out on the calling thread, under no lock.
+    `starts` says why its first starts fail, one entry each; then it comes up.
     """
 
     def __init__(
@@ -43,76 +38,51 @@ class HeldWorker:
         capabilities: Capabilities = CAPABLE,
         engine: str = "held",
     ) -> None:
-        self.id = WorkerId(instance.instance_id)
+        super().__init__(instance.instance_id, uplink, capabilities=capabilities)
         self.instance = instance
-        self.incarnation = 0
-        self.up = False
+        self.engine = engine
+        self.deaf = False
         self.stopped = False
         self.cancels: list[str] = []
-        """Requests it was asked to stop; it does so at once, unless `deaf`."""
-        self.deaf = False
-        self.nodes: dict[str, PlanNode] = {}
-        """What it holds, by request."""
-        self._made: dict[str, int] = {}
+        """Requests it was asked to stop."""
         self._starts = list(starts)
-        self._uplink = uplink
-        self._capabilities = capabilities
-        self._engine = engine
         self._changed = threading.Condition()
 
-    # -- Worker -------------------------------------------------------------------------------
+    @property
+    def nodes(self) -> dict[str, PlanNode]:
+        """What it holds, by request."""
+        return {node.request: node for node in list(self.held.values())}
 
     def start(self) -> None:
         """Come up, or fail as scripted."""
-        self.incarnation += 1
         if self._starts:
+            self.incarnation += 1
             self._uplink.on_down(self.id, self.incarnation, self._starts.pop(0))
             return
-        self.up = True
-        hello = Hello(
-            protocol=PROTOCOL,
-            engine=self._engine,
-            engine_version="1",
-            model=self.instance.model_name,
-            tokenizer_hash="",
-            pid=os.getpid(),
-            capabilities=self._capabilities,
-        )
-        self._uplink.on_up(self.id, self.incarnation, hello)
+        super().start()
 
     def submit(self, node: PlanNode) -> bool:
-        """Hold it."""
-        if not self.up:
-            return False
+        """Hold it, and say so."""
         with self._changed:
-            self.nodes[node.request] = node
-            self._made[node.request] = 0
+            taken = super().submit(node)
             self._changed.notify_all()
-        self._report(Accepted(node.id))
-        return True
+        if taken:
+            self.accept(node)
+        return taken
 
     def cancel(self, node: NodeId) -> None:
         """Stop it, or remember only that it was asked to."""
-        for request, held in list(self.nodes.items()):
-            if held.id == node:
-                self.cancels.append(request)
-                if not self.deaf:
-                    self.end(request, "cancelled")
+        super().cancel(node)
+        held = self.held.get(node)
+        if held is not None:
+            self.cancels.append(held.request)
+            if not self.deaf:
+                self.end(held.request, "cancelled")
 
     def stop(self, timeout_s: float) -> None:
         """Gone."""
-        self.up, self.stopped = False, True
-
-    def kill(self) -> None:
-        """Die with what it holds."""
-        self.up = False
-        self.nodes.clear()
-        self._uplink.on_down(self.id, self.incarnation, "killed")
-
-    def describe(self) -> dict[str, Any]:
-        """For people."""
-        state = "up" if self.up else "down"
-        return {"id": self.id, "placement": "held", "engine": self._engine, "state": state}
+        super().stop(timeout_s)
+        self.stopped = True
 
     # -- a test's hands -----------------------------------------------------------------------
 
@@ -125,25 +95,22 @@ class HeldWorker:
 
     def say(self, request: str, ids: Sequence[int]) -> None:
         """Its next tokens."""
-        node = self.nodes[request]
-        offset = node.offset + self._made[request]
-        self._made[request] += len(ids)
-        self._report(Tokens(node.id, offset, list(ids)))
+        self.tokens(self.nodes[request], *ids)
 
     def end(
         self, request: str, reason: str = "length", *, embedding: list[float] | None = None
     ) -> None:
         """It is over."""
-        node = self.nodes.pop(request)
-        made = self._made[request]
-        self._report(Done(node.id, reason, node.n_tokens, made, embedding=embedding))
+        node = self.nodes[request]
+        if embedding is None:
+            self.done(node, reason=reason)
+            return
+        del self.held[node.id]
+        self.report(Done(node.id, reason, node.n_tokens, 0, embedding=embedding))
 
-    def fail(self, request: str, code: str = "engine_failed", message: str = "scripted") -> None:
-        """The engine breaks on it."""
-        self._report(Failed(self.nodes.pop(request).id, code, message))
-
-    def _report(self, event: EngineEvent) -> None:
-        self._uplink.on_events(self.id, self.incarnation, [event])
+    def break_on(self, request: str, code: str = "engine_failed") -> None:
+        """The engine fails on it."""
+        self.fail(self.nodes[request], code)
 
 
 class HeldFleet:
@@ -151,12 +118,12 @@ class HeldFleet:
 
     def __init__(self, **options: dict[str, Any]) -> None:
         self.workers: dict[str, HeldWorker] = {}
-        self._options = options
+        self.options = options
 
     def __call__(self, instance: ExecutionInstance, uplink: Uplink) -> HeldWorker:
         """`MakeWorker`."""
         identity = instance.instance_id
-        worker = HeldWorker(instance, uplink, **self._options.get(identity, {}))
+        worker = HeldWorker(instance, uplink, **self.options.get(identity, {}))
         self.workers[identity] = worker
         return worker
 

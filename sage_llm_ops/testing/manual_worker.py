@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sage_llm_ops.engines.base import Uplink
@@ -9,9 +10,12 @@ from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.wire import PROTOCOL, Accepted, Done, EngineEvent, Failed, Hello, Tokens
 
-ROOMY = Capabilities(max_model_len=4096, max_num_seqs=8)
+CAPABLE = Capabilities(
+    sampling=SamplingParams.__struct_fields__, max_model_len=4096, max_num_seqs=8
+)
 
 
 class ManualWorker:
@@ -24,11 +28,12 @@ class ManualWorker:
         *,
         model: str = "m",
         slots: int | None = None,
-        capabilities: Capabilities = ROOMY,
+        capabilities: Capabilities = CAPABLE,
     ) -> None:
         self.id = WorkerId(identity)
         self.instance = ExecutionInstance(identity, model_name=model, max_concurrency=slots)
         self.incarnation = 0
+        self.engine = "manual"
         self.held: dict[NodeId, PlanNode] = {}
         self.taken: list[PlanNode] = []
         """Every node it was ever given."""
@@ -44,7 +49,8 @@ class ManualWorker:
         """It is up at once."""
         self.incarnation += 1
         self.alive = True
-        hello = Hello(PROTOCOL, "manual", "1", self.instance.model_name, "", 0, self._capabilities)
+        model = self.instance.model_name
+        hello = Hello(PROTOCOL, self.engine, "1", model, "", os.getpid(), self._capabilities)
         self._uplink.on_up(self.id, self.incarnation, hello)
 
     def submit(self, node: PlanNode) -> bool:
@@ -72,7 +78,8 @@ class ManualWorker:
 
     def describe(self) -> dict[str, Any]:
         """For people."""
-        return {"id": self.id, "state": "up" if self.alive else "down"}
+        state = "up" if self.alive else "down"
+        return {"id": self.id, "placement": "manual", "engine": self.engine, "state": state}
 
     # -- the engine's side --------------------------------------------------------------------
 
@@ -84,7 +91,7 @@ class ManualWorker:
         """The next tokens."""
         offset = node.offset + self._made[node.id]
         self._made[node.id] += len(ids)
-        self.say(Tokens(node.id, offset, list(ids), cached))
+        self.report(Tokens(node.id, offset, list(ids), cached))
 
     def done(self, node: PlanNode, *ids: int, reason: str = "length") -> None:
         """The last tokens and the end."""
@@ -92,17 +99,17 @@ class ManualWorker:
         offset = node.offset + self._made[node.id]
         made = self._made.pop(node.id) + len(ids)
         last = [Tokens(node.id, offset, list(ids))] if ids else []
-        self.say(*last, Done(node.id, reason, node.n_tokens, made))
+        self.report(*last, Done(node.id, reason, node.n_tokens, made))
 
     def fail(self, node: PlanNode, code: str = "engine_failed") -> None:
         """It breaks on the node."""
         self.held.pop(node.id, None)
-        self.say(Failed(node.id, code, "scripted"))
+        self.report(Failed(node.id, code, "scripted"))
 
     def accept(self, node: PlanNode) -> None:
         """It holds the node."""
-        self.say(Accepted(node.id))
+        self.report(Accepted(node.id))
 
-    def say(self, *events: EngineEvent) -> None:
+    def report(self, *events: EngineEvent) -> None:
         """Anything, also what no engine should say."""
         self._uplink.on_events(self.id, self.incarnation, events)

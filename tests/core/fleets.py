@@ -15,6 +15,7 @@ from sage_llm_ops.testing import HeldFleet, sim_instances
 from sage_llm_ops.testing.echo_engine import ECHO
 
 MODEL = "sim-model"
+QUICK = RestartPolicy(first_s=0.01, most_s=0.04, attempts=3)
 SLOW = RestartPolicy(first_s=3600.0, most_s=3600.0)
 """A worker that dies stays dead for as long as a test lasts."""
 
@@ -76,3 +77,9 @@ async def until(holds: Callable[[], Any], timeout_s: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come to hold"
         await asyncio.sleep(0.002)
+
+
+async def holder(fleet: HeldFleet, identity: str) -> list[str]:
+    """The worker that holds a request, once one does, and then the others."""
+    await until(lambda: any(identity in each.nodes for each in fleet.workers.values()))
+    return sorted(fleet.workers, key=lambda worker: identity not in fleet[worker].nodes)

@@ -13,7 +13,7 @@ from sage_llm_ops import SamplingParams
 from sage_llm_ops.core.requests import as_sampling
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import InvalidRequest, RequestFailed
-from tests.core.fleets import held, instance, request, simulated
+from tests.core.fleets import QUICK, held, instance, request, simulated
 
 
 class Theirs(msgspec.Struct, kw_only=True):
@@ -155,7 +155,7 @@ async def test_every_worker_that_may_get_it_must_honour_it_and_a_pin_leaves_one(
 async def test_a_worker_that_came_up_later_does_not_get_what_it_would_ignore() -> None:
     """Nobody was up to ask when the request was let in: it fails by name, it is not cut short."""
     plain = {"starts": ["not yet"], "capabilities": PLAIN}
-    async with held(workers={"late": plain}) as (manager, fleet):
+    async with held(workers={"late": plain}, restart=QUICK) as (manager, fleet):
         manager.register_instance(instance("late"))
         await manager.submit_request(request("r", sampling_params={"top_p": 0.5}))
         with pytest.raises(RequestFailed, match=r"capability: .*top_p=0\.5.*engine 'held'"):

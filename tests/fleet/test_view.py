@@ -69,8 +69,28 @@ def test_another_model_without_going_down_in_between() -> None:
     fleet.up(A, "n", 1, 50, ("generate",))
     assert not fleet.has_room(NEEDS)
     assert not fleet.may_serve(NEEDS)
-    assert fleet.longest(("n", "generate", "")) == 50
-    assert not fleet.longest(NEEDS)
+    assert fleet.shortest(("n", "generate", "")) == 50
+    assert not fleet.shortest(NEEDS)
+
+
+def test_what_each_of_unequal_workers_takes() -> None:
+    """Whoever waits may be given to each of them, so the shortest counts."""
+    fleet = Fleet()
+    add(fleet, A, length=100)
+    add(fleet, B, length=50)
+    assert fleet.shortest(NEEDS) == 50
+    assert fleet.shortest((NEEDS[0], NEEDS[1], A)) == 100
+    fleet.down(B, gone=True)
+    assert fleet.shortest(NEEDS) == 100
+
+
+def test_a_restart_does_not_end_a_drain() -> None:
+    fleet = Fleet()
+    add(fleet, A)
+    fleet.drain(A)
+    fleet.down(A)
+    fleet.up(A, "m", 1, 100, ("generate",))
+    assert not fleet.has_room(NEEDS)
 
 
 def test_gone_is_gone_until_it_joins_again() -> None:

@@ -125,14 +125,16 @@ def test_a_worker_that_left_stays_gone(graph: Harness) -> None:
     assert graph.worker_of("b") == "w0"
 
 
-def test_drain_then_up(graph: Harness) -> None:
+def test_a_drained_worker_gets_nothing_even_after_a_restart(graph: Harness) -> None:
     graph.arrive("a")
     graph.drain("w0")
     graph.arrive("b")
     graph.done(graph.node_of("a"))
     assert graph.waiting() == ["b"]
     graph.up("w0", slots=1)
-    assert graph.worker_of("b") == "w0"
+    assert graph.waiting() == ["b"]
+    graph.add("w1", slots=1)
+    assert graph.worker_of("b") == "w1"
 
 
 class Stumbling(Schedule):

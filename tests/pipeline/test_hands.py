@@ -142,7 +142,7 @@ def test_a_stream_that_makes_no_sense_fails_the_node_and_stops_the_engine(
 ) -> None:
     _, job = table.handle()
     node = table.execute(job)
-    table.worker.say(say(node), say(node))
+    table.worker.report(say(node), say(node))
     (failed,) = table.posted()
     assert isinstance(failed, NodeFailed)
     assert said in failed.message
@@ -154,7 +154,7 @@ def test_ends_are_reported_once(table: Table) -> None:
     _, job = table.handle()
     node = table.execute(job)
     table.worker.done(node, 1)
-    table.worker.say(Done(node.id, "stop", 4, 1))
+    table.worker.report(Done(node.id, "stop", 4, 1))
     table.worker.kill()
     assert [type(event) for event in table.posted()] == [FirstToken, NodeDone, WorkerDown]
     assert table.hands.stale == 1
@@ -164,7 +164,7 @@ def test_one_workers_words_about_anothers_node_do_not_count(table: Table) -> Non
     other = table.add(ManualWorker("w1", table.hands))
     handle, job = table.handle()
     node = table.execute(job)
-    other.say(Tokens(node.id, 0, [1]))
+    other.report(Tokens(node.id, 0, [1]))
     assert handle.tokens == []
     assert table.hands.stale == 1
 
@@ -179,7 +179,7 @@ def test_death_names_the_nodes_and_what_they_brought(table: Table) -> None:
     down = table.posted()[-1]
     assert isinstance(down, WorkerDown)
     assert down.lost == {1: 3, 2: 0}
-    table.worker.say(Tokens(nodes[0].id, 3, [4]))
+    table.worker.report(Tokens(nodes[0].id, 3, [4]))
     assert table.posted() == []
 
 

@@ -262,7 +262,7 @@ def test_a_stream_that_makes_no_sense_fails_typed_and_the_pipeline_lives(live: M
     handle = one.pipeline.submit(make_request("a"))
     for _ in range(4):
         wait(lambda: worker.held)
-        worker.say(Tokens(worker.held.popitem()[0], 99, [1]))
+        worker.report(Tokens(worker.held.popitem()[0], 99, [1]))
     with pytest.raises(EngineFailed, match="token 99 came where 0 was due"):
         handle.result(5.0)
     assert one.pipeline.running

@@ -89,8 +89,9 @@ class Strategy(ABC):
         return identity in self._pending
 
     def __iter__(self) -> Iterator[Job]:
-        """Pending jobs in their order; a snapshot."""
-        return iter([self._pending[entry[2]][0] for entry in self._live()])
+        """Pending jobs in their order; a snapshot, which any thread may take."""
+        found = [self._pending.get(entry[2]) for entry in self._live()]
+        return iter([pending[0] for pending in found if pending is not None])
 
     def check_integrity(self) -> None:
         """Every pending job stands in exactly one queue."""
@@ -102,7 +103,8 @@ class Strategy(ABC):
         return found is not None and found[1] == entry[1]
 
     def _live(self) -> list[Entry]:
-        return sorted(e for queue in self._queues.values() for e in queue if self._is_live(e))
+        queues = [list(queue) for queue in list(self._queues.values())]
+        return sorted(entry for queue in queues for entry in queue if self._is_live(entry))
 
     def _head(self, needs: Needs) -> Entry | None:
         """Best live entry; what was placed or removed is dropped here, when it surfaces."""

@@ -12,6 +12,7 @@ every token is sent once. What can pile up is bounded above: a plane gives a wor
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -200,6 +201,9 @@ def main() -> int:
     try:
         up, down = _connect(context, spec)
         engine.start()
+        # What loading left behind stays: a full collection need not walk through it in every batch.
+        gc.collect()
+        gc.freeze()
         host = Host(engine, up, down, wake)
         signal.signal(signal.SIGTERM, lambda *_: host.stop())
         up.send(wire.encode_up([_hello(spec, engine)]))

@@ -8,6 +8,12 @@ from typing import Any
 
 from sage.foundation import FlatMapFunction, MapFunction, SinkFunction, SourceFunction
 from sage.runtime import JobManager, LocalEnvironment
+from sage.stream import DataStream
+from sage.stream.transformations import (
+    FlatMapTransformation,
+    MapTransformation,
+    SinkTransformation,
+)
 
 from sage_llm_ops.operators.base import Operator
 from sage_llm_ops.pipeline.graph import SOURCE, Graph
@@ -44,18 +50,29 @@ class Chain:
     """Operators that only feed each other, run as one SAGE function.
 
     SAGE's dispatch costs about as much as an operator of ours, so neighbours without a branch or a
-    join between them share one. Order and meaning are those of the unchained graph. A handler that
-    raises becomes a value: an exception would kill the source's thread.
+    join between them share one, and a sink beside other readers runs inside what it reads. Order and
+    meaning are those of the unchained graph. A handler that raises becomes a value: an exception
+    would kill the source's thread.
     """
 
-    def __init__(self, operators: Sequence[Operator]) -> None:
+    def __init__(self, operators: Sequence[Operator], sinks: Sequence[Operator] = ()) -> None:
         super().__init__()
         self._links = [
             (op, op.handlers(), None if op.passes is None else frozenset(op.passes))
             for op in operators
         ]
+        self._sinks = [Chain([sink]) for sink in sinks]
+        """Sinks that read what comes out of here, beside others: told before it goes on."""
 
     def execute(self, event: Any) -> Any:
+        out = self._run(event)
+        if self._sinks and out is not None:
+            for item in out if out.__class__ is list else (out,):
+                for sink in self._sinks:
+                    sink._run(item)
+        return out
+
+    def _run(self, event: Any) -> Any:
         for operator, handlers, passes in self._links:
             kind = event.__class__
             handler = handlers.get(kind)
@@ -84,13 +101,11 @@ class SinkStage(Chain, SinkFunction):
 
 
 STAGES = {"map": MapStage, "flatmap": FlatMapStage, "sink": SinkStage}
-
-
-class Merge(MapFunction):
-    """Joins several inputs for a flatmap or a sink: SAGE's connected streams offer only a map."""
-
-    def execute(self, event: Any) -> Any:
-        return event
+TRANSFORMATIONS = {
+    "map": MapTransformation,
+    "flatmap": FlatMapTransformation,
+    "sink": SinkTransformation,
+}
 
 
 def chains(graph: Graph, *, fuse: bool = True) -> list[list[str]]:
@@ -120,6 +135,19 @@ def chains(graph: Graph, *, fuse: bool = True) -> list[list[str]]:
     return stages
 
 
+def side_sinks(graph: Graph, stages: list[list[str]]) -> dict[str, list[str]]:
+    """Sinks that can run inside the stage they read: alone in theirs, reading one operator that ends
+    its stage and has other readers. By the operator they read."""
+    ends = {stage[-1] for stage in stages}
+    found: dict[str, list[str]] = {}
+    for (name,) in (stage for stage in stages if len(stage) == 1):
+        reads = graph.inputs[name]
+        shared = sum(reads[0] in others for others in graph.inputs.values()) > 1
+        if graph.kinds[name].shape == "sink" and len(reads) == 1 and reads[0] in ends and shared:
+            found.setdefault(reads[0], []).append(name)
+    return found
+
+
 def wire(
     graph: Graph, operators: dict[str, Operator], get: Callable[[], Any], *, fuse: bool = True
 ) -> LocalEnvironment:
@@ -129,24 +157,43 @@ def wire(
     env.set_console_log_level("ERROR")
     streams: dict[str, Any] = {SOURCE: env.from_source(Intake, get, delay=0.0)}
     futures: dict[str, Any] = {start: env.from_future(start) for start, _ in sorted(graph.feedback)}
-    for stage in chains(graph, fuse=fuse):
+    stages = chains(graph, fuse=fuse)
+    inside = side_sinks(graph, stages) if fuse else {}
+    hidden = {name for names in inside.values() for name in names}
+    for stage in stages:
+        if stage[0] in hidden:
+            continue
         head, tail = stage[0], operators[stage[-1]]
         reads = [
             futures[name] if (name, head) in graph.feedback else streams[name]
             for name in graph.inputs[head]
         ]
-        stream = reads[0]
-        for other in reads[1:]:
-            stream = stream.connect(other)
-        if len(reads) > 1 and tail.shape != "map":
-            stream = stream.map(Merge)
-        function = STAGES[tail.shape]
-        stream = getattr(stream, tail.shape)(function, [operators[name] for name in stage])
+        links = [operators[name] for name in stage]
+        sinks = [operators[name] for name in inside.get(tail.id, ())]
+        stream = _attach(env, reads, tail.shape, links, sinks)
         if tail.shape != "sink":
             streams[tail.id] = stream
             if tail.id in futures:
                 stream.fill_future(futures[tail.id])
     return env
+
+
+def _attach(
+    env: LocalEnvironment,
+    reads: list[Any],
+    shape: str,
+    links: list[Operator],
+    sinks: list[Operator],
+) -> Any:
+    """A stage over one stream or several. SAGE's connected streams offer a join for maps alone, so a
+    flatmap over several is attached as they attach a map, which spares a function that only joins."""
+    if len(reads) == 1:
+        return getattr(reads[0], shape)(STAGES[shape], links, sinks)
+    stage = TRANSFORMATIONS[shape](env, STAGES[shape], links, sinks)
+    for index, stream in enumerate(reads):
+        stage.add_upstream(stream.transformation, input_index=index)
+    env.pipeline.append(stage)
+    return DataStream(env, stage)
 
 
 def close(env: LocalEnvironment) -> None:

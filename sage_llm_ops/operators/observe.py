@@ -47,7 +47,7 @@ class Observe(Operator):
     def first_token(self, event: FirstToken) -> Emitted:
         job = self.plane.running.get(event.node)
         if job is not None and job.first_token is None:
-            job.first_token = event.now
+            job.first_token = event.now if event.at is None else event.at
             job.cached = event.cached
 
     def ended(self, event: NodeDone | NodeFailed) -> Emitted:

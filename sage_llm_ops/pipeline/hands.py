@@ -159,7 +159,7 @@ class LiveHands:
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         """A worker about itself."""
-        self._source.post(
+        self._source.inform(
             Load(
                 worker=worker,
                 running=stats.running,
@@ -230,9 +230,10 @@ class LiveHands:
             route.handle.push(event.offset, event.ids)
             route.delivered += len(event.ids)
             if first and event.ids:
-                self._source.post(FirstToken(node=event.node, cached=event.cached))
+                at = self._source.clock()
+                self._source.inform(FirstToken(node=event.node, cached=event.cached, at=at))
         elif kind is Accepted:
-            self._source.post(NodeAccepted(node=event.node))
+            self._source.inform(NodeAccepted(node=event.node))
         elif kind is Done:
             assert isinstance(event, Done)
             self._on_done(route, event)

@@ -48,6 +48,11 @@ class LiveSource(TimerHeap):
         load there is nothing to do a thousand times a second."""
         self._hook_due = 0.0
 
+    def inform(self, event: Event) -> None:
+        """Let in what changes no decision: nobody is woken for it, it comes along with the next
+        event or the next idle turn. A wake-up for each would cost more than what it tells."""
+        self._others.append(event)
+
     def post(self, event: Event, *, behind_arrivals: bool = False) -> None:
         """Let an event in. The order of posts from one thread is kept within its class;
         `behind_arrivals` puts it into that of the arrivals."""

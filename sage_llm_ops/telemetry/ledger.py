@@ -58,7 +58,7 @@ class Ledger:
         self,
         path: str | Path | None = None,
         *,
-        keep: int = 4096,
+        keep: int = 1024,
         max_bytes: int = 64 << 20,
     ) -> None:
         self.decisions = 0
@@ -70,6 +70,9 @@ class Ledger:
         self._written = 0
         self._encode = msgspec.json.Encoder().encode
         self._fleet = Entry("fleet", 0, 0.0)
+        self._rows: npt.NDArray[np.intp] | None = None
+        self._row_list: list[int] = []
+        """`_rows` as a list: as long as every worker has room, all placements share one array."""
         self._file: Any = None
 
     @property
@@ -100,6 +103,8 @@ class Ledger:
         self._hash.update(costs.tobytes())
         self.decisions += 1
         worker = self._fleet.workers[row]
+        if rows is not self._rows:
+            self._rows, self._row_list = rows, rows.tolist()
         self._write(
             Entry(
                 "place",
@@ -108,7 +113,7 @@ class Ledger:
                 request,
                 attempt,
                 worker,
-                rows=rows.tolist(),
+                rows=self._row_list,
                 costs=costs.tolist(),
                 fleet=self._fleet.fleet,
                 **why,

@@ -42,10 +42,14 @@ class NodeAccepted(Event):
 
 
 class FirstToken(Event):
-    """The attempt's first token reached the caller's stream; it informs only."""
+    """The attempt's first token reached the caller's stream; it informs only.
+
+    `at` is when: what only informs may wait at the source until something else comes.
+    """
 
     node: NodeId
     cached: int = 0
+    at: float | None = None
 
 
 class NodeDone(Event):

@@ -112,15 +112,12 @@ class RequestHandle:
 
     def outcome(self) -> RequestResult:
         """The result of an ended request, or its error raised."""
-        if self._outcome is None:
+        end = self._outcome
+        if end is None:
             raise IntegrityError(f"request {self.request.id!r} has not ended")
-        if self._outcome.code:
-            if self._error is None:
-                end = self._outcome
-                self._error = failure(end.code, end.message, self.request.id, tuple(self.tokens))
-            raise self._error.with_traceback(None)  # else it grows with every reader
+        self._check(end)
         if self._result is None:
-            self._result = self._make_result(self._outcome)
+            self._result = self._make_result(end)
         return self._result
 
     def result(self, timeout: float | None = None) -> RequestResult:
@@ -171,12 +168,12 @@ class RequestHandle:
         seen = 0
         try:
             while True:
-                ended = self._outcome is not None
+                end = self._outcome
                 fresh = self.tokens[seen:]
                 seen += len(fresh)
                 if fresh:
                     yield fresh
-                if ended and seen == len(self.tokens):
+                if end is not None and seen == len(self.tokens):
                     break
                 if not fresh:
                     # `wake` runs in this loop, so never between these two lines.
@@ -184,7 +181,7 @@ class RequestHandle:
                     await news
         finally:
             self.unsubscribe(waiter)
-        self.outcome()
+        self._check(end)
 
     def iter(self, timeout: float | None = None) -> Iterator[list[int]]:
         """`stream` for threads. `timeout` bounds the wait for each piece."""
@@ -194,18 +191,18 @@ class RequestHandle:
         try:
             while True:
                 news.clear()
-                ended = self._outcome is not None
+                end = self._outcome
                 fresh = self.tokens[seen:]
                 seen += len(fresh)
                 if fresh:
                     yield fresh
-                if ended and seen == len(self.tokens):
+                if end is not None and seen == len(self.tokens):
                     break
                 if not fresh and not news.wait(timeout):
                     raise TimeoutError(f"request {self.request.id!r}: no token for {timeout} s")
         finally:
             self.unsubscribe(waiter)
-        self.outcome()
+        self._check(end)
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -228,6 +225,13 @@ class RequestHandle:
             finally:
                 self.unsubscribe(wake)
         return self.outcome()
+
+    def _check(self, end: Outcome) -> None:
+        """Raise the error of a request that did not complete."""
+        if end.code:
+            if self._error is None:
+                self._error = failure(end.code, end.message, self.request.id, tuple(self.tokens))
+            raise self._error.with_traceback(None)  # else it grows with every reader
 
     def _wake(self) -> None:
         for wake in self._waiters:

@@ -16,6 +16,7 @@ import numpy as np
 from sage_llm_ops.engines.base import Worker
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.live_source import LiveSource
+from sage_llm_ops.pipeline.loop_bridge import hold, release
 from sage_llm_ops.types.capabilities import Capabilities, first_set
 from sage_llm_ops.types.errors import CapabilityError, IntegrityError
 from sage_llm_ops.types.events import (
@@ -140,6 +141,16 @@ class LiveHands:
     def on_events(self, worker: WorkerId, incarnation: int, events: Sequence[EngineEvent]) -> None:
         """Events of one engine step."""
         bad: list[NodeId] = []
+        mine = hold()
+        try:
+            self._take(worker, events, bad)
+        finally:
+            if mine:
+                release()
+        for node in bad:
+            self.cancel(node, worker)  # nobody reads it any more, and its place is given away
+
+    def _take(self, worker: WorkerId, events: Sequence[EngineEvent], bad: list[NodeId]) -> None:
         with self._streams[worker]:
             for event in events:
                 route = self._routes.get(event.node)
@@ -154,8 +165,6 @@ class LiveHands:
                         event.node, "engine_failed", f"worker {worker!r} broke the stream: {error}"
                     )
                     bad.append(event.node)
-        for node in bad:
-            self.cancel(node, worker)  # nobody reads it any more, and its place is given away
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         """A worker about itself."""

@@ -16,6 +16,7 @@ from sage_llm_ops.pipeline.graph import check
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.hands import LiveHands
 from sage_llm_ops.pipeline.live_source import LiveSource
+from sage_llm_ops.pipeline.loop_bridge import LoopBridge
 from sage_llm_ops.pipeline.recording import Recorder
 from sage_llm_ops.pipeline.sage_graph import close, wire
 from sage_llm_ops.pipeline.watchdog import Watchdog
@@ -87,6 +88,7 @@ class LivePipeline:
             self._recorder = Recorder(self._record, dump_pipeline(self.spec))
             self.source.record = self._recorder
         self.source.idle_hook = self.ledger.flush
+        self.source.gathers = True
         self._env.submit()
         self._watchdog.start()
         self._open = True
@@ -196,6 +198,7 @@ class LivePipeline:
         log.error("pipeline %r is dead: %s", self.spec.name, reason)
         self._open = False
         self._fail_all(f"the pipeline died: {reason}")
+        LoopBridge.wake_all()  # its thread may have died with what it ended untold
 
     def _fail_all(self, message: str) -> None:
         self._over = message  # before looking: who is inserted later sees it and fails itself

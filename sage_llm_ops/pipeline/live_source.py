@@ -14,10 +14,14 @@ from typing import Any
 
 from sage.runtime import StopSignal
 
+from sage_llm_ops.pipeline.loop_bridge import hold, release
 from sage_llm_ops.pipeline.timers import TimerHeap
 from sage_llm_ops.types.events import Arrive, Event
 
 FAIR_AFTER = 64
+WAKE_AFTER = 8
+"""Events after which the loops that wait for what they ended are woken, if there are more events:
+fewer wake-ups cost less, and nobody waits longer than so many dispatches."""
 IDLE_S = 0.2
 """Longest sleep: SAGE looks for a stop only between two calls of the source."""
 
@@ -37,6 +41,10 @@ class LiveSource(TimerHeap):
         self._in_a_row = 0
         self._seq = 0
         self._stop = False
+        self._unwoken = 0
+        self.gathers = False
+        """Whether the thread that calls is SAGE's own, and may keep event loops waiting for a few
+        dispatches (see `loop_bridge`)."""
         self.thread: threading.Thread | None = None
         """SAGE's thread, once it has called; the watchdog looks at it."""
         self.ended = threading.Event()
@@ -82,6 +90,12 @@ class LiveSource(TimerHeap):
             self.thread = threading.current_thread()
         now = self.clock()
         event = self._take(now)
+        self._unwoken += 1
+        if event is None or self._unwoken >= WAKE_AFTER:
+            self._unwoken = 0
+            release()
+            if self.gathers and not self._stop:
+                hold()
         if event is None:
             if self._stop:
                 self.ended.set()

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import threading
 
-from sage_llm_ops.pipeline.loop_bridge import LoopBridge
+from sage_llm_ops.pipeline.loop_bridge import LoopBridge, hold, release
 
 
 async def test_calls_run_in_the_loop_in_the_order_of_posts() -> None:
@@ -78,3 +78,46 @@ def test_a_closed_loop_loses_the_call_and_nothing_else() -> None:
 
     bridge = asyncio.run(here())
     bridge.post(lambda: 1 / 0)
+
+
+async def test_a_thread_that_holds_wakes_the_loop_when_it_is_done() -> None:
+    bridge, seen, ended = LoopBridge.here(), [], asyncio.Event()
+    posted, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        assert hold()
+        assert not hold(), "who is inside a hold leaves the release to whoever began it"
+        bridge.post(lambda: seen.append(1))
+        posted.set()
+        go_on.wait(10.0)
+        bridge.post(ended.set)
+        release()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    await asyncio.to_thread(posted.wait, 10.0)
+    await asyncio.sleep(0)
+    assert not seen
+    go_on.set()
+    await asyncio.wait_for(ended.wait(), 10.0)
+    assert seen == [1]
+    thread.join()
+
+
+async def test_what_a_dead_thread_held_back_is_told_with_the_next_post_or_on_request() -> None:
+    bridge, seen = LoopBridge.here(), []
+
+    def dies() -> None:
+        hold()
+        bridge.post(lambda: seen.append("held"))
+
+    for then in (lambda: bridge.post(lambda: None), LoopBridge.wake_all):
+        seen.clear()
+        dead = threading.Thread(target=dies)
+        dead.start()
+        dead.join()
+        ended = asyncio.Event()
+        then()
+        asyncio.get_running_loop().call_soon_threadsafe(ended.set)
+        await asyncio.wait_for(ended.wait(), 10.0)
+        assert seen == ["held"]

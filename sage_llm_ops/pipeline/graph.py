@@ -130,27 +130,35 @@ def _check_shapes(graph: Graph) -> None:
             )
 
 
-def _check_flow(graph: Graph) -> None:
-    """Follow every kind of event through the graph until nothing changes any more."""
-    source: Kinds = frozenset(get_args(Recorded))
-    spec = graph.spec
-    reach: dict[str, Kinds] = {op.id: frozenset() for op in spec.operators}
-    emitted: dict[str, Kinds] = {SOURCE: source, **{op.id: frozenset() for op in spec.operators}}
+def emitted(graph: Graph) -> dict[str, Kinds]:
+    """What can leave each operator, and the source: every kind of event is followed through the
+    graph until nothing changes any more."""
+    leaving: dict[str, Kinds] = {SOURCE: frozenset(get_args(Recorded))}
+    leaving.update({op: frozenset() for op in graph.inputs})
     changed = True
     while changed:
         changed = False
-        for op in spec.operators:
-            arriving = frozenset().union(*(emitted[name] for name in graph.inputs[op.id]))
-            leaving = _out(graph.kinds[op.id], arriving)
-            if arriving != reach[op.id] or leaving != emitted[op.id]:
-                reach[op.id], emitted[op.id] = arriving, leaving
-                changed = True
+        for op in graph.inputs:
+            out = _out(graph.kinds[op], arriving(graph, leaving, op))
+            changed |= out != leaving[op]
+            leaving[op] = out
+    return leaving
+
+
+def arriving(graph: Graph, leaving: Mapping[str, Kinds], op: str) -> Kinds:
+    """What can reach an operator."""
+    return frozenset().union(*(leaving[name] for name in graph.inputs[op]))
+
+
+def _check_flow(graph: Graph) -> None:
+    spec, leaving = graph.spec, emitted(graph)
     for op in spec.operators:
         takes = frozenset(graph.kinds[op.id].takes)
-        if not takes & reach[op.id]:
+        reach = arriving(graph, leaving, op.id)
+        if not takes & reach:
             raise PipelineError(
                 f"{_at(spec, op)}: nothing that {op.id!r} takes ({_names(takes)}) reaches it; "
-                f"what does: {_names(reach[op.id])}; change its inputs"
+                f"what does: {_names(reach)}; change its inputs"
             )
     for op in spec.operators:
         for kind in graph.kinds[op.id].emits:
@@ -160,7 +168,7 @@ def _check_flow(graph: Graph) -> None:
                     "put an operator behind it that does"
                 )
     for start, end in sorted(graph.feedback):
-        loop = emitted[start] & frozenset(Deliverable)
+        loop = leaving[start] & frozenset(Deliverable)
         if loop:
             raise PipelineError(
                 f"pipeline {spec.name!r}: {_names(loop)} would go round from {start!r} back to {end!r} "

@@ -17,6 +17,7 @@ from sage.stream.transformations import (
 
 from sage_llm_ops.operators.base import Operator
 from sage_llm_ops.pipeline.graph import SOURCE, Graph
+from sage_llm_ops.pipeline.stages import Stage, stages
 
 
 class Quiet(logging.Filter):
@@ -46,46 +47,75 @@ class Intake(SourceFunction):
         return self._get()
 
 
-class Chain:
-    """Operators that only feed each other, run as one SAGE function.
+Link = tuple[Operator, Sequence["Chain"]]
+"""An operator, and the side chains that are told of what comes out of it."""
 
-    SAGE's dispatch costs about as much as an operator of ours, so neighbours without a branch or a
-    join between them share one, and a sink beside other readers runs inside what it reads. Order and
-    meaning are those of the unchained graph. A handler that raises becomes a value: an exception
-    would kill the source's thread.
+
+class Chain:
+    """Operators run one after the other as one SAGE function (see `stages`).
+
+    Several events out of one operator go through the next one together, as SAGE's breadth-first
+    dispatch would have it. A handler that raises becomes a value: an exception would kill the
+    source's thread.
     """
 
-    def __init__(self, operators: Sequence[Operator], sinks: Sequence[Operator] = ()) -> None:
+    def __init__(self, links: Sequence[Link]) -> None:
         super().__init__()
         self._links = [
-            (op, op.handlers(), None if op.passes is None else frozenset(op.passes))
-            for op in operators
+            (op, op.handlers(), None if op.passes is None else frozenset(op.passes), sides)
+            for op, sides in links
         ]
-        self._sinks = [Chain([sink]) for sink in sinks]
-        """Sinks that read what comes out of here, beside others: told before it goes on."""
 
     def execute(self, event: Any) -> Any:
-        out = self._run(event)
-        if self._sinks and out is not None:
-            for item in out if out.__class__ is list else (out,):
-                for sink in self._sinks:
-                    sink._run(item)
-        return out
-
-    def _run(self, event: Any) -> Any:
-        for operator, handlers, passes in self._links:
-            kind = event.__class__
-            handler = handlers.get(kind)
+        for place, (operator, handlers, passes, sides) in enumerate(self._links):
+            handler = handlers.get(event.__class__)
             if handler is not None:
-                try:
-                    event = handler(event)
-                except Exception as error:
-                    event = operator.failed(event, error)
+                event = _call(operator, handler, event)
                 if event is None:
                     return None
-            elif passes is not None and kind not in passes:
+                if event.__class__ is list:
+                    return self._several(event, place)
+            elif passes is not None and event.__class__ not in passes:
                 return None
+            for side in sides:
+                side.execute(event)
         return event
+
+    def _several(self, events: list[Any], place: int) -> list[Any]:
+        """Go on with what came out of the operator at `place`."""
+        for at in range(place, len(self._links)):
+            operator, handlers, passes, sides = self._links[at]
+            if at > place:
+                events = _through(operator, handlers, passes, events)
+            for side in sides:
+                for event in events:
+                    side.execute(event)
+        return events
+
+
+def _call(operator: Operator, handler: Callable[[Any], Any], event: Any) -> Any:
+    try:
+        return handler(event)
+    except Exception as error:
+        return operator.failed(event, error)
+
+
+def _through(
+    operator: Operator,
+    handlers: dict[type[Any], Callable[[Any], Any]],
+    passes: frozenset[type[Any]] | None,
+    events: list[Any],
+) -> list[Any]:
+    """What comes out of one operator for several events."""
+    out: list[Any] = []
+    for event in events:
+        handler = handlers.get(event.__class__)
+        if handler is not None:
+            made = _call(operator, handler, event)
+            out += made if made.__class__ is list else () if made is None else (made,)
+        elif passes is None or event.__class__ in passes:
+            out.append(event)
+    return out
 
 
 class MapStage(Chain, MapFunction):
@@ -108,46 +138,6 @@ TRANSFORMATIONS = {
 }
 
 
-def chains(graph: Graph, *, fuse: bool = True) -> list[list[str]]:
-    """The graph's operators, grouped into stages: a map joins its only reader, if it is all that
-    reader reads. Without `fuse` each operator is a stage."""
-    if not fuse:
-        return [[spec.id] for spec in graph.spec.operators]
-    readers: dict[str, list[str]] = {}
-    for op, reads in graph.inputs.items():
-        for name in reads:
-            readers.setdefault(name, []).append(op)
-    stages: list[list[str]] = []
-    for spec in graph.spec.operators:
-        reads = graph.inputs[spec.id]
-        before = reads[0]
-        joins = (
-            len(reads) == 1
-            and before != SOURCE
-            and graph.kinds[before].shape == "map"
-            and readers[before] == [spec.id]
-            and stages[-1][-1] == before
-        )
-        if joins:
-            stages[-1].append(spec.id)
-        else:
-            stages.append([spec.id])
-    return stages
-
-
-def side_sinks(graph: Graph, stages: list[list[str]]) -> dict[str, list[str]]:
-    """Sinks that can run inside the stage they read: alone in theirs, reading one operator that ends
-    its stage and has other readers. By the operator they read."""
-    ends = {stage[-1] for stage in stages}
-    found: dict[str, list[str]] = {}
-    for (name,) in (stage for stage in stages if len(stage) == 1):
-        reads = graph.inputs[name]
-        shared = sum(reads[0] in others for others in graph.inputs.values()) > 1
-        if graph.kinds[name].shape == "sink" and len(reads) == 1 and reads[0] in ends and shared:
-            found.setdefault(reads[0], []).append(name)
-    return found
-
-
 def wire(
     graph: Graph, operators: dict[str, Operator], get: Callable[[], Any], *, fuse: bool = True
 ) -> LocalEnvironment:
@@ -157,39 +147,28 @@ def wire(
     env.set_console_log_level("ERROR")
     streams: dict[str, Any] = {SOURCE: env.from_source(Intake, get, delay=0.0)}
     futures: dict[str, Any] = {start: env.from_future(start) for start, _ in sorted(graph.feedback)}
-    stages = chains(graph, fuse=fuse)
-    inside = side_sinks(graph, stages) if fuse else {}
-    hidden = {name for names in inside.values() for name in names}
-    for stage in stages:
-        if stage[0] in hidden:
-            continue
-        head, tail = stage[0], operators[stage[-1]]
-        reads = [
-            futures[name] if (name, head) in graph.feedback else streams[name]
-            for name in graph.inputs[head]
-        ]
-        links = [operators[name] for name in stage]
-        sinks = [operators[name] for name in inside.get(tail.id, ())]
-        stream = _attach(env, reads, tail.shape, links, sinks)
-        if tail.shape != "sink":
-            streams[tail.id] = stream
-            if tail.id in futures:
-                stream.fill_future(futures[tail.id])
+    for stage in stages(graph, fuse=fuse):
+        tail = stage.links[-1]
+        reads = [futures[name] if name in stage.back else streams[name] for name in stage.reads]
+        links = [(operators[op], _side_chains(stage, op, operators)) for op in stage.links]
+        stream = _attach(env, reads, stage.shape(graph), links)
+        if graph.kinds[tail].shape != "sink":
+            streams[tail] = stream
+            if tail in futures:
+                stream.fill_future(futures[tail])
     return env
 
 
-def _attach(
-    env: LocalEnvironment,
-    reads: list[Any],
-    shape: str,
-    links: list[Operator],
-    sinks: list[Operator],
-) -> Any:
+def _side_chains(stage: Stage, op: str, operators: dict[str, Operator]) -> list[Chain]:
+    return [Chain([(operators[name], ()) for name in side]) for side in stage.sides.get(op, ())]
+
+
+def _attach(env: LocalEnvironment, reads: list[Any], shape: str, links: Sequence[Link]) -> Any:
     """A stage over one stream or several. SAGE's connected streams offer a join for maps alone, so a
     flatmap over several is attached as they attach a map, which spares a function that only joins."""
     if len(reads) == 1:
-        return getattr(reads[0], shape)(STAGES[shape], links, sinks)
-    stage = TRANSFORMATIONS[shape](env, STAGES[shape], links, sinks)
+        return getattr(reads[0], shape)(STAGES[shape], links)
+    stage = TRANSFORMATIONS[shape](env, STAGES[shape], links)
     for index, stream in enumerate(reads):
         stage.add_upstream(stream.transformation, input_index=index)
     env.pipeline.append(stage)

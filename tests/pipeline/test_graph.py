@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ from sage_llm_ops.core.defaults import serving
 from sage_llm_ops.operators import OPERATORS, Operator, Plane
 from sage_llm_ops.pipeline.graph import check
 from sage_llm_ops.pipeline.replay import NoHands, ReplaySource
-from sage_llm_ops.pipeline.sage_graph import chains
+from sage_llm_ops.pipeline.stages import stages
 from sage_llm_ops.telemetry import Ledger
 from sage_llm_ops.types.errors import ConfigError, PipelineError, SageLlmOpsError, UnknownName
-from sage_llm_ops.types.events import Cancel, Offer
+from sage_llm_ops.types.events import Cancel, Offer, Placed
 from sage_llm_ops.types.pipelines import OperatorSpec, PipelineSpec
 
 FILE = "p.toml"
@@ -159,14 +160,37 @@ def test_the_shipped_file_is_the_default_graph() -> None:
     assert graph.feedback == again.feedback == {("route", "admit")}
 
 
-def test_neighbours_without_branch_or_join_share_a_stage() -> None:
+def test_neighbours_share_a_stage() -> None:
     graph = check(serving(), OPERATORS)
-    assert chains(graph) == [
-        ["observe"],
-        ["admit", "advance"],
-        ["execute"],
-        ["recover", "schedule"],
-        ["prefix_lookup", "pd_split", "route"],
-        ["measure", "deliver"],
+    (stage,) = stages(graph)
+    assert stage.links == [
+        *["observe", "admit", "advance", "recover"],
+        *["schedule", "prefix_lookup", "pd_split", "route"],
     ]
-    assert chains(graph, fuse=False) == [[op.id] for op in graph.spec.operators]
+    assert stage.sides == {"advance": [["execute"]], "schedule": [["measure", "deliver"]]}
+    assert (stage.reads, stage.back, stage.shape(graph)) == (
+        ["source", "route"],
+        {"route"},
+        "flatmap",
+    )
+    assert [stage.links for stage in stages(graph, fuse=False)] == [
+        [op.id] for op in graph.spec.operators
+    ]
+
+
+def test_what_comes_back_is_not_shown_to_who_does_not_read_it() -> None:
+    """`peek` would take a placement and does not read `route`: so `admit`, which does, begins anew."""
+
+    class Peek(Operator):
+        name = "peek"
+        takes = {Cancel: "pass_on", Placed: "pass_on"}
+        emits = (Cancel, Placed)
+
+    def insert(ops: list[OperatorSpec]) -> None:
+        ops.insert(1, OperatorSpec("peek", None, ("observe",), {}))
+        ops[2] = replace(ops[2], inputs=("peek", "route"))
+
+    found = stages(check(edited(insert), {**OPERATORS, "peek": Peek}))
+    assert [stage.links[0] for stage in found] == ["observe", "admit"]
+    assert found[0].links == ["observe", "peek"]
+    assert found[1].reads == ["peek", "route"]

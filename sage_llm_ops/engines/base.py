@@ -31,6 +31,8 @@ class BaseEngine(ABC):
     """
 
     name: ClassVar[str]
+    tokenizer_kind: ClassVar[str] = "hf"
+    """How the plane tokenises for it, unless an instance's options say another `tokenizer_kind`."""
 
     @abstractmethod
     def start(self) -> None:

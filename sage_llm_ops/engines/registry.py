@@ -10,12 +10,18 @@ from typing import Any
 from sage_llm_ops.engines.base import BaseEngine, Uplink, Worker
 from sage_llm_ops.types.errors import CapabilityError, ConfigError, UnknownName
 from sage_llm_ops.types.instances import PLACEMENTS, ExecutionInstance
+from sage_llm_ops.types.registry import Registry
 
-ENGINES = {
-    "sim": "sage_llm_ops.engines.sim.engine:SimEngine",
-    "vllm": "sage_llm_ops.engines.vllm.engine:VllmEngine",
-}
-"""A name with a colon, `package.module:Class`, is an engine of your own."""
+ENGINES: Registry[BaseEngine] = Registry(
+    "engine",
+    "engines",
+    BaseEngine,
+    {
+        "sim": "sage_llm_ops.engines.sim.engine:SimEngine",
+        "vllm": "sage_llm_ops.engines.vllm.engine:VllmEngine",
+    },
+)
+"""With those of plug-ins. A name with a colon, `package.module:Class`, is an engine of your own."""
 
 NOT_BUILT = ("http", "ray")
 DEFAULT_PLACEMENT = {"sim": "inline"}
@@ -23,11 +29,10 @@ DEFAULT_PLACEMENT = {"sim": "inline"}
 
 
 def engine_class(name: str) -> type[BaseEngine]:
-    """Raises `UnknownName`, or `ConfigError` where an engine of one's own cannot be imported."""
-    path = ENGINES.get(name, name)
-    if ":" not in path:
-        raise UnknownName("engine", name, [*ENGINES, "package.module:Class"])
-    module, _, attribute = path.partition(":")
+    """Raises `UnknownName`, `PluginError`, or `ConfigError` where one's own cannot be imported."""
+    if ":" not in name:
+        return ENGINES.resolve(name, "package.module:Class")
+    module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -1,4 +1,5 @@
-"""The operators, in the order of the flow. `OPERATORS` holds the names a pipeline file may use."""
+"""The operators, in the order of the flow. `OPERATORS` holds the names a pipeline file may use,
+plug-ins among them."""
 
 from sage_llm_ops.operators.admit import Admit
 from sage_llm_ops.operators.advance import Advance
@@ -13,22 +14,23 @@ from sage_llm_ops.operators.prefix_lookup import PrefixLookup
 from sage_llm_ops.operators.recover import Recover
 from sage_llm_ops.operators.route import Route
 from sage_llm_ops.operators.schedule import Schedule
+from sage_llm_ops.types.registry import Registry
 
-OPERATORS: dict[str, type[Operator]] = {
-    kind.name: kind
-    for kind in (
-        Observe,
-        Admit,
-        Advance,
-        Execute,
-        Recover,
-        Schedule,
-        PrefixLookup,
-        PDSplit,
-        Route,
-        Measure,
-        Deliver,
-    )
-}
+_OURS = (
+    Observe,
+    Admit,
+    Advance,
+    Execute,
+    Recover,
+    Schedule,
+    PrefixLookup,
+    PDSplit,
+    Route,
+    Measure,
+    Deliver,
+)
+OPERATORS: Registry[Operator] = Registry(
+    "operator", "operators", Operator, {kind.name: kind for kind in _OURS}
+)
 
 __all__ = ["OPERATORS", "Hands", "NobodyKnows", "Operator", "Plane", "PrefixView", "Timers"]

@@ -8,7 +8,6 @@ import msgspec
 
 from sage_llm_ops.operators.base import Emitted, Operator
 from sage_llm_ops.scheduler_ir import ROUTINGS, Choice
-from sage_llm_ops.types.errors import UnknownName
 from sage_llm_ops.types.events import Broken, NoRoom, Offer, Placed
 from sage_llm_ops.types.plans import PlanNode
 
@@ -30,10 +29,7 @@ class Route(Operator):
 
     def __init__(self, plane: Any, options: Any, identity: str) -> None:
         super().__init__(plane, options, identity)
-        kind = ROUTINGS.get(options.strategy)
-        if kind is None:
-            raise UnknownName("routing strategy", options.strategy, ROUTINGS, key="strategy")
-        self.routing = kind()
+        self.routing = ROUTINGS.resolve(options.strategy, key="strategy")()
         self._policy = f"{self.routing.name}@{self.routing.version}"
 
     def offer(self, event: Offer) -> Emitted:

@@ -9,7 +9,7 @@ import msgspec
 from sage_llm_ops.operators.advance import STOPPED
 from sage_llm_ops.operators.base import Emitted, Operator
 from sage_llm_ops.scheduler_ir import STRATEGIES
-from sage_llm_ops.types.errors import IntegrityError, UnknownName
+from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import (
     Admitted,
     Broken,
@@ -68,10 +68,7 @@ class Schedule(Operator):
 
     def __init__(self, plane: Any, options: Any, identity: str) -> None:
         super().__init__(plane, options, identity)
-        kind = STRATEGIES.get(options.strategy)
-        if kind is None:
-            raise UnknownName("scheduling policy", options.strategy, STRATEGIES, key="strategy")
-        self.strategy = kind()
+        self.strategy = STRATEGIES.resolve(options.strategy, key="strategy")()
         self.offered: RequestId | None = None
         self._parked: dict[Needs, int] = {}
 

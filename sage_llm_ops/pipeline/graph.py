@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from sage_llm_ops.operators.base import Operator, read_options
 from sage_llm_ops.operators.plane import Plane
-from sage_llm_ops.types.errors import ConfigError, PipelineError, UnknownName
+from sage_llm_ops.types.errors import ConfigError, PipelineError, PluginError, UnknownName
 from sage_llm_ops.types.events import Broken, Deliverable, Inner, Recorded
 from sage_llm_ops.types.pipelines import OperatorSpec, PipelineSpec
 
@@ -38,15 +38,10 @@ class Graph:
             kind = self.kinds[op.id]
             try:
                 made[op.id] = kind(plane, self._options(op), op.id)
-            except UnknownName as error:
-                raise UnknownName(
-                    error.kind,
-                    error.name,
-                    error.known,
-                    file=self.spec.file,
-                    line=op.option_lines.get(error.key or "", op.line),
-                    key=error.key,
-                ) from None
+            except ConfigError as error:
+                line = op.option_lines.get(error.key or "", op.line)
+                error.at(file=self.spec.file, line=line, key=error.key)
+                raise
         return made
 
     def _options(self, op: OperatorSpec) -> Any:
@@ -70,7 +65,11 @@ def check(spec: PipelineSpec, registry: Mapping[str, type[Operator]]) -> Graph:
             raise ConfigError(
                 f"operator {op.id!r} stands twice; give one a `name`", file=spec.file, line=op.line
             )
-        kinds[op.id] = registry[op.use]
+        try:
+            kinds[op.id] = registry[op.use]
+        except PluginError as error:
+            error.at(file=spec.file, line=op.line, key="use")
+            raise
     inputs = _inputs(spec, kinds)
     order = {op.id: number for number, op in enumerate(spec.operators)}
     back = frozenset(

@@ -2,8 +2,9 @@
 
     SageLlmOpsError
     ├── ConfigError              a file or an argument that cannot be obeyed (file, line, key, value)
-    │   └── UnknownName          a name nobody registered; lists the nearest valid ones
-    ├── PipelineError            a graph refused when it was built, or used after it ended
+    │   ├── UnknownName          a name nobody registered; lists the nearest valid ones
+    │   └── PluginError          an installed package's name that cannot be used (names the package)
+    ├── PipelineError            a graph refused when it was built, used wrongly, or after it ended
     ├── CapabilityError          an engine was asked for what it says it cannot do
     ├── EngineStartError         a worker did not come up (with the tail of its log)
     ├── ProtocolError            a wire frame or handshake that does not fit
@@ -97,8 +98,14 @@ class UnknownName(ConfigError):
         )
 
 
+class PluginError(ConfigError):
+    """A name that an installed package registers and that cannot be used as it is."""
+
+    code = "plugin"
+
+
 class PipelineError(SageLlmOpsError):
-    """A graph that was refused when it was built, or used after it ended."""
+    """A graph that was refused when it was built, used in a way that breaks it, or after it ended."""
 
     code = "pipeline"
 

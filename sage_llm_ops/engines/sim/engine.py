@@ -26,6 +26,7 @@ class SimEngine(BaseEngine):
     """`clock` and `sleep` belong together; tests pass their own."""
 
     name: ClassVar[str] = "sim"
+    tokenizer_kind: ClassVar[str] = "bytes"
 
     def __init__(
         self,

@@ -7,28 +7,34 @@ from typing import Any
 
 from sage_llm_ops.engines.base import Tokenizer
 from sage_llm_ops.engines.tokenizers.bytes import ByteTokenizer
-from sage_llm_ops.types.errors import ConfigError, UnknownName
+from sage_llm_ops.types.errors import ConfigError
+from sage_llm_ops.types.registry import Registry
 
-__all__ = ["ByteTokenizer", "tokenizer_for"]
+__all__ = ["TOKENIZERS", "ByteTokenizer", "tokenizer_for"]
 
-KINDS = ("bytes", "hf")
+TOKENIZERS: Registry[Any] = Registry(
+    "tokenizer kind",
+    "tokenizers",
+    object,  # `Tokenizer` is a protocol: it is implemented, not inherited
+    {"bytes": ByteTokenizer, "hf": "sage_llm_ops.engines.tokenizers.hf:HfTokenizer"},
+)
+"""Kinds by name, plug-ins among them. Each is made with where the tokenizer's files are."""
 
 
 def tokenizer_for(engine: str, model: str, options: Mapping[str, Any] | None = None) -> Tokenizer:
     """The tokenizer an engine uses for a model.
 
     `options` are the instance's: `tokenizer` names another directory or hub model, `model` where
-    the weights are if that differs from the served name. The simulated engine reads bytes.
+    the weights are if that differs from the served name, `tokenizer_kind` another kind than the
+    engine's own.
     """
-    options = options or {}
-    kind = options.get("tokenizer_kind") or ("bytes" if engine == "sim" else "hf")
-    if kind == "bytes":
-        return ByteTokenizer()
-    if kind != "hf":
-        raise UnknownName("tokenizer kind", kind, KINDS)
-    source = str(options.get("tokenizer") or options.get("model") or model)
-    if not source:
-        raise ConfigError(f"engine {engine!r} needs a model name to find its tokenizer")
-    from sage_llm_ops.engines.tokenizers.hf import HfTokenizer
+    from sage_llm_ops.engines.registry import engine_class
 
-    return HfTokenizer(source)
+    options = options or {}
+    kind = options.get("tokenizer_kind") or engine_class(engine).tokenizer_kind
+    found = TOKENIZERS.resolve(kind)
+    source = str(options.get("tokenizer") or options.get("model") or model)
+    if kind == "hf" and not source:
+        raise ConfigError(f"engine {engine!r} needs a model name to find its tokenizer")
+    made: Tokenizer = found(source)
+    return made

@@ -6,11 +6,16 @@ import codecs
 from collections.abc import Sequence
 from typing import Any
 
+from sage_llm_ops.types.errors import InvalidRequest
+
 
 class ByteTokenizer:
     """Ids 0-255 are bytes. Higher ids, which a simulation may make up, are no text."""
 
     hash = "utf-8-bytes-1"
+
+    def __init__(self, source: str = "") -> None:
+        """Bytes need no files: `source` is what every kind of tokenizer is made with."""
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -19,7 +24,12 @@ class ByteTokenizer:
         return _bytes(ids).decode(errors="replace")
 
     def chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
-        turns = (f"<|{message['role']}|>{message['content']}\n" for message in messages)
+        try:
+            turns = [f"<|{message['role']}|>{message['content']}\n" for message in messages]
+        except KeyError as error:
+            raise InvalidRequest(
+                f"a message has no {error}; give every one role and content"
+            ) from None
         return self.encode("".join(turns) + "<|assistant|>")
 
     def decoder(self, *, skip_special_tokens: bool = True) -> ByteDecoder:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sage_llm_ops.core import ControlPlaneManager, ExecutionCoordinator
+    from sage_llm_ops.service.control_plane_service import ControlPlaneVLLMService
     from sage_llm_ops.types.decisions import SchedulingDecision
     from sage_llm_ops.types.instances import (
         DecodingConfig,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ControlPlaneManager": "core",
+    "ControlPlaneVLLMService": "service.control_plane_service",
     "DecodingConfig": "types.instances",
     "ExecutionCoordinator": "core",
     "ExecutionInstance": "types.instances",
@@ -47,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "ControlPlaneManager",
+    "ControlPlaneVLLMService",
     "DecodingConfig",
     "ExecutionCoordinator",
     "ExecutionInstance",

@@ -12,6 +12,7 @@ from sage_llm_ops import core, testing
 
 PUBLIC = [
     "ControlPlaneManager",
+    "ControlPlaneVLLMService",
     "DecodingConfig",
     "ExecutionCoordinator",
     "ExecutionInstance",

@@ -12,6 +12,7 @@ from sage_llm_ops.config.services import (
     ServiceConfig,
     ServicesConfig,
     load_services,
+    service_of,
     services_from,
 )
 from sage_llm_ops.config.settings import default_engine
@@ -30,5 +31,6 @@ __all__ = [
     "parse_toml",
     "pipeline_from",
     "read_toml",
+    "service_of",
     "services_from",
 ]

@@ -26,10 +26,11 @@ def read_instances(
         key = (*place, "instance_id")
         if instance.instance_id in first:
             before = source.where(first[instance.instance_id])
+            at = f"{before['file']}:{before['line']}" if before["line"] else before["key"]
             raise source.error(
                 key,
-                f"{instance.instance_id!r} is taken by the instance at "
-                f"{before['file']}:{before['line']}; every instance needs its own id",
+                f"{instance.instance_id!r} is taken by the instance at {at}; "
+                "every instance needs its own id",
             )
         first[instance.instance_id] = key
         instances.append(instance)

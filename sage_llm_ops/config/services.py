@@ -13,6 +13,8 @@ Tables of any other type belong to other SAGE services and are not looked into.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import difflib
 import os
 from collections.abc import Mapping
@@ -119,8 +121,35 @@ def services_from(
     services = Shape(dict.fromkeys(ours, shape))
     source = override(source, Shape({"services": services}), environ)
     return ServicesConfig(
-        tuple(_service(source, name, known) for name in ours), tuple(others), source.file
+        tuple(_service(source, ("services", name), name, known) for name in ours),
+        tuple(others),
+        source.file,
     )
+
+
+def service_of(
+    table: Mapping[str, Any], name: str = "service", *, known: Known | None = None
+) -> ServiceConfig:
+    """One service from a dict with the keys of `[services.NAME]`, held to the same rules.
+
+    `instances` may hold `ExecutionInstance` objects too; they are copied, so that two services made
+    from one dict share none. The environment overrides files, not what a program says.
+    """
+    plain = dict(table)
+    kind = plain.setdefault("type", SERVICE_TYPE)
+    source = TomlSource("config", plain, {})
+    if kind != SERVICE_TYPE:
+        raise source.unknown(("type",), "service type", kind, [SERVICE_TYPE])
+    if isinstance(plain.get("instances"), (list, tuple)):
+        plain["instances"] = [_table_of(row) for row in plain["instances"]]
+    return _service(source, (), name, known)
+
+
+def _table_of(row: Any) -> Any:
+    if not isinstance(row, ExecutionInstance):
+        return copy.deepcopy(row)
+    said = dataclasses.asdict(row)
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _check_root(source: TomlSource) -> None:
@@ -153,14 +182,16 @@ def _near(name: str, ours: str) -> bool:
     return difflib.SequenceMatcher(None, name.lower(), ours.lower()).ratio() >= _TOO_NEAR
 
 
-def _service(source: TomlSource, name: str, known: Known | None) -> ServiceConfig:
-    path: Path = ("services", name)
-    table: dict[str, Any] = dict(source.data["services"][name])
-    del table["type"]
+def _service(source: TomlSource, path: Path, name: str, known: Known | None) -> ServiceConfig:
+    table: dict[str, Any] = source.data
+    for part in path:
+        table = table[str(part)]
+    table = {key: value for key, value in table.items() if key != "type"}
     if "vllm_instances" in table:
+        header = f"[[services.{name}.instances]]" if path else '{"instances": [...]}'
         raise source.error(
             (*path, "vllm_instances"),
-            f"is not read: write [[services.{name}.instances]] (the key is `instances`)",
+            f"is not read: write {header} (the key is `instances`)",
         )
     rows = table.pop("instances", [])
     unknown = next((key for key in table if key not in SETTINGS), None)

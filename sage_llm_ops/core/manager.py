@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sage_llm_ops.config import load_services
+from sage_llm_ops.config import ServiceConfig, load_services
 from sage_llm_ops.config.services import SETTINGS
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.coordinator import ExecutionCoordinator
@@ -73,7 +73,11 @@ class ControlPlaneManager:
         cls, file: str | Path, service: str | None = None, **options: Any
     ) -> ControlPlaneManager:
         """A manager with the instances of a `services.toml`; `service` where the file has several."""
-        found = load_services(file).service(service)
+        return cls.from_service(load_services(file).service(service), **options)
+
+    @classmethod
+    def from_service(cls, found: ServiceConfig, **options: Any) -> ControlPlaneManager:
+        """A manager as one service's table describes it; `options` win."""
         said = {name: getattr(found, name) for name in SETTINGS}
         given = {name: value for name, value in said.items() if value is not None}
         manager = cls(**{**given, **options})

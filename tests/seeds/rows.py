@@ -38,7 +38,6 @@ class Row:
 POLICIES = "scheduling policies adaptive and slo_aware"
 PD = "scheduling policy adaptive, prefill/decode separation"
 STEPS = "the step-by-step names (schedule, select_instance, policies, routers)"
-SERVICE = "ControlPlaneVLLMService; scheduling policy adaptive, prefill/decode separation"
 
 ROWS = (
     Row("000-1", "142-162", Kind.PROGRAM, PD, ConfigError),
@@ -65,7 +64,7 @@ ROWS = (
     Row("002-13", "708-754", Kind.PROGRAM, PD, ConfigError),
     Row("003-1", "29-83", Kind.PROSE),
     Row("003-2", "91-109", Kind.PROSE),
-    Row("003-toml", "138-159", Kind.FILE, SERVICE, ImportError),
+    Row("003-toml", "138-159", Kind.FILE, PD, ConfigError),
 )
 """003-1 awaits where SAGE calls synchronously, 003-2 is SAGE's own class: neither is ours to run."""
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sage_llm_ops import (
     ControlPlaneManager,
+    ControlPlaneVLLMService,
     ExecutionInstance,
     ParallelismType,
     RequestMetadata,
     RequestPriority,
 )
-from sage_llm_ops.config import load_services
 from sage_llm_ops.testing import sim_fleet, sim_instances
 from tests.seeds.rows import HERE, text, waits
 from tests.seeds.running import run, run_text
@@ -175,9 +175,30 @@ def test_002_13_production() -> None:
 
 @waits("003-toml")
 def test_003_toml_becomes_a_service(simulated: None) -> None:
-    from sage_llm_ops import ControlPlaneVLLMService  # type: ignore[attr-defined]
+    service = ControlPlaneVLLMService(HERE.parent / "config" / "003_services.toml")
+    assert [instance.gpu_count for instance in service.config.instances] == [None, None]
+    with service:
+        assert service.generate("Hello", max_tokens=4)["finish_reason"] == "length"
 
-    path = HERE.parent / "config" / "003_services.toml"
-    config = load_services(path, environ=os.environ).service("llm_control_plane")
-    assert [instance.gpu_count for instance in config.instances] == [None, None]
-    assert ControlPlaneVLLMService is not None
+
+def test_003_toml_serves_once_its_names_are_those_that_exist(
+    simulated: None, tmp_path: Path
+) -> None:
+    """The rest of the file is obeyed: table, instances, their types and sizes."""
+    path = tmp_path / "services.toml"
+    early = text("003-toml").replace('"adaptive"', '"fifo"').replace("= true", "= false")
+    path.write_text(early, "utf-8")
+    with ControlPlaneVLLMService(path) as service:
+        assert service.config.name == "llm_control_plane"
+        answers = service.generate(["Hello", "Bye"], max_tokens=4)
+        names = {answer["instance_id"] for answer in answers}
+    assert names == {"llm-prefill-1", "llm-decode-1"}
+
+
+def test_the_payload_of_003_1(simulated: None) -> None:
+    """What the document's `process` reads is what ours reads; it calls it without awaiting."""
+    payload = {"inputs": "Hello", "priority": "NORMAL", "slo_deadline_ms": 1000, "max_tokens": 4}
+    (instance,) = sim_instances(1)
+    with ControlPlaneVLLMService({"instances": [instance]}) as service:
+        answer = service.process({"task": "generate", **payload})
+    assert isinstance(answer, dict) and len(answer["text"]) == 4

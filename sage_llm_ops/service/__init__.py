@@ -1,0 +1,1 @@
+"""How programs reach the control plane from outside: as a SAGE service, and over HTTP."""

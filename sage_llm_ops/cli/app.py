@@ -7,12 +7,21 @@ from typing import Annotated
 
 import typer
 
-from sage_llm_ops.cli import config_check, demo, pipeline_show, replay, run, simulate, why
+from sage_llm_ops.cli import (
+    chat,
+    config_check,
+    demo,
+    doctor,
+    pipeline_show,
+    replay,
+    run,
+    simulate,
+    why,
+)
 
 app = typer.Typer(
     help="LLM serving's control plane as a SAGE dataflow.",
     no_args_is_help=True,
-    add_completion=False,
     # Our errors are sentences (see `main`), and rich would triple the time of --help.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -52,3 +61,5 @@ app.command("run")(run.run)
 app.command("simulate")(simulate.simulate)
 app.command("replay")(replay.replay)
 app.command("why")(why.why)
+app.command("chat")(chat.chat)
+app.command("doctor")(doctor.doctor)

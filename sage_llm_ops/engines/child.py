@@ -141,7 +141,7 @@ class Child:
 
     def open(self, context: zmq.Context[Any]) -> None:
         """Bind the sockets and start the process; raises OSError or zmq.ZMQError."""
-        self._directory = _private_directory()
+        self._directory = private_directory()
         up, down = (f"ipc://{self._directory}/{name}" for name in ("u", "d"))
         self.socket = context.socket(zmq.PULL)
         sender = self._down = context.socket(zmq.PUSH)  # nobody sends before there is a process
@@ -254,7 +254,7 @@ class Child:
             self._directory = ""
 
 
-def _private_directory() -> str:
+def private_directory() -> str:
     """A new 0700 directory whose socket paths fit the kernel's limit."""
     for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
         if base and os.access(base, os.W_OK) and len(base.encode()) + 24 <= _SUN_PATH:

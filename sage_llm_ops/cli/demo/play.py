@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_llm_ops.cli.demo import stage as stages
 from sage_llm_ops.cli.demo.kill import kill_one
@@ -26,8 +26,8 @@ STOP_S = 1.0
 """For workers to end by themselves: nothing runs on them any more, so they are killed after it."""
 
 
-def play(stage: Stage, screen: Screen) -> None:
-    """All acts, then the numbers and what to try next."""
+def play(stage: Stage, screen: Screen) -> dict[str, Any]:
+    """All acts, then the numbers and what to try next; the same as plain values."""
     stages.prepare()
     _log_to(stages.FOLDER / "plane.log")
     file = stages.pipeline_file()
@@ -49,6 +49,15 @@ def play(stage: Stage, screen: Screen) -> None:
     screen.say(f"  {me} why {survivor} --ledger {stage.ledger}")
     screen.say(f"  {me} simulate {file} --instances 64 --rate 100 --requests 5000")
     screen.say(f"  {me} pipeline show {file}")
+    return {
+        "answered": len(before),
+        "lived_through_a_kill": survivor,
+        "simulated": {"decisions": result["decisions"], "digest": result["digest"]},
+        "replayed_decisions": decisions,
+        "workers": table,
+        "ledger": str(stage.ledger),
+        "recording": str(stage.recording),
+    }
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ Tick = Callable[[int], None]
 class Screen:
     """One console; nothing that is printed is wrapped or read as markup."""
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False)
+    def __init__(self, *, aside: bool = False) -> None:
+        """`aside`: to stderr, because stdout is for a program."""
+        self.console = Console(highlight=False, stderr=aside)
         self.live = self.console.is_terminal
 
     def say(self, text: str = "", *, style: str | None = None, end: str = "\n") -> None:

@@ -23,7 +23,7 @@ from sage_llm_ops.config import ServiceConfig, load_services, service_of
 from sage_llm_ops.core import ControlPlaneManager
 from sage_llm_ops.service import answers, ledgers
 from sage_llm_ops.service.payload import read_payload
-from sage_llm_ops.service.reentry import refuse_call_service
+from sage_llm_ops.service.reentry import refuse_call_service, refuse_further
 from sage_llm_ops.types.errors import ConfigError, NotRunning
 from sage_llm_ops.types.instances import ExecutionInstance
 
@@ -48,6 +48,7 @@ class ControlPlaneVLLMService(BaseService):
         """`service` names the table where a file has several; without it, the name under which
         SAGE knows this one. `options` are further ones of `ControlPlaneManager` (`record`, ...)."""
         super().__init__()
+        refuse_call_service(self.name, self.ctx)  # first of all: SAGE polls until we answer
         self.config = self._read(config, service)
         self._options = options
         self._manager: ControlPlaneManager | None = None
@@ -59,7 +60,7 @@ class ControlPlaneVLLMService(BaseService):
     def setup(self) -> None:
         """Build, and start nothing. SAGE calls it, and then `start`, which does nothing here: it
         holds a lock over all services meanwhile, and loading a model takes minutes."""
-        refuse_call_service(self.name, self.ctx)
+        refuse_further(self.name, self.ctx)
         _ = self.manager
 
     def warm_up(self, timeout_s: float = 300.0) -> None:

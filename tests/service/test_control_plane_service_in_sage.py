@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sage.foundation import MapFunction, SinkFunction, SourceFunction
-from sage.runtime import LocalEnvironment, StopSignal
+from sage.runtime import BaseService, LocalEnvironment, StopSignal
 
 from sage_llm_ops import ControlPlaneVLLMService
 from sage_llm_ops.types.errors import NotRunning, PipelineError
@@ -144,9 +144,43 @@ def test_it_is_refused_in_a_batch_run_of_a_streaming_source_too(run: Callable[..
 
 
 def test_who_takes_errors_for_values_gets_one_each(run: Callable[..., Any]) -> None:
-    run(ByCallCaught, 50, batch=False)
-    got = [Collect.got.get(timeout=20) for _ in range(50)]
+    """As often as they like: none of the calls gets as far as polling the sources deeper."""
+    run(ByCallCaught, 2000, batch=False)
+    got = [Collect.got.get(timeout=20) for _ in range(2000)]
     assert {type(one) for one in got} == {PipelineError}
+
+
+def test_call_service_is_refused_after_get_service_as_well(run: Callable[..., Any]) -> None:
+    class Both(ByCallCaught):
+        def execute(self, data: str) -> Any:
+            served = self.ctx.get_service(NAME).generate(data, max_tokens=1)
+            return served["finish_reason"], type(super().execute(data))
+
+    run(Both, 30, batch=False)
+    got = [Collect.got.get(timeout=20) for _ in range(30)]
+    assert got == [("length", PipelineError)] * 30
+
+
+def test_another_service_of_the_same_graph_is_called_as_ever() -> None:
+    class Upper(BaseService):
+        def process(self, data: str) -> str:
+            return data.upper()
+
+    class Mixed(MapFunction):
+        def execute(self, data: str) -> Any:
+            self.ctx.get_service(NAME)
+            return self.call_service("upper", data)
+
+    Collect.got = queue.Queue()
+    env = LocalEnvironment("user-other")
+    env.register_service(NAME, ControlPlaneVLLMService, CONFIG)
+    env.register_service("upper", Upper)
+    env.from_source(type("One", (Questions,), {"count": 1, "taken": 0}), delay=0.0).map(Mixed).sink(
+        Collect
+    )
+    env.submit(autostop=True)
+    env.close()
+    assert Collect.got.get(timeout=20) == "QUESTION 1"
 
 
 def test_a_graph_that_has_nothing_to_poll_may_call_it() -> None:

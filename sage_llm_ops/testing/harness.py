@@ -16,21 +16,18 @@ happens to a node until `accepted`, `first_token`, `done`, `fail`, `down` or `le
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from queue import SimpleQueue
+from collections.abc import Mapping
 from typing import Any
 
-from sage.runtime import StopSignal
-
 from sage_llm_ops.operators import OPERATORS, Operator, Plane
-from sage_llm_ops.operators.schedule import Schedule
 from sage_llm_ops.pipeline.graph import check
 from sage_llm_ops.pipeline.sage_graph import close, wire
-from sage_llm_ops.pipeline.timers import TimerHeap
 from sage_llm_ops.telemetry import Ledger
+from sage_llm_ops.testing.account import Account
+from sage_llm_ops.testing.manual_hands import ManualHands
+from sage_llm_ops.testing.offers import Offers
 from sage_llm_ops.testing.requests import make_request
+from sage_llm_ops.testing.stepped import SteppedSource
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import (
     Arrive,
@@ -39,7 +36,6 @@ from sage_llm_ops.types.events import (
     Drain,
     Event,
     FirstToken,
-    Job,
     NodeAccepted,
     NodeDone,
     NodeFailed,
@@ -51,120 +47,12 @@ from sage_llm_ops.types.events import (
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.pipelines import PipelineSpec
-from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
 
 MODEL = "m"
 
 
-class SteppedSource(TimerHeap):
-    """Gives SAGE one event and tells when SAGE comes back for the next."""
-
-    def __init__(self, patience_s: float) -> None:
-        super().__init__()
-        self._patience_s = patience_s
-        self._inbox: SimpleQueue[Event | None] = SimpleQueue()
-        self._asked = threading.Semaphore(0)
-        self._thread: threading.Thread | None = None
-        self._seq = 0
-
-    def __call__(self) -> Any:
-        """SAGE's poll."""
-        self._thread = threading.current_thread()
-        self._asked.release()
-        event = self._inbox.get()
-        return StopSignal("closed") if event is None else event
-
-    def step(self, event: Event, now: float) -> None:
-        """Stamp the event and return when its dispatch has ended."""
-        self._seq += 1
-        event.seq, event.now = self._seq, now
-        self._inbox.put(event)
-        self.wait(event)
-
-    def wait(self, event: Event | None = None) -> None:
-        """Until SAGE asks for an event."""
-        for _ in range(int(self._patience_s / 0.05)):
-            if self._asked.acquire(timeout=0.05):
-                return
-            if self._thread is not None and not self._thread.is_alive():
-                raise IntegrityError(f"the source's thread died of {event!r}")
-        raise IntegrityError(f"the dispatch of {event!r} does not end")
-
-    def close(self) -> None:
-        """Let the source end."""
-        self._inbox.put(None)
-
-
-@dataclass(slots=True)
-class Held:
-    """A node on a worker, as the worker would see it."""
-
-    node: PlanNode
-    job: Job
-    cancelled: bool = False
-
-
-class ManualHands:
-    """Keeps what the graph hands out."""
-
-    def __init__(self) -> None:
-        self.held: dict[NodeId, Held] = {}
-        self.ends: dict[RequestId, list[Outcome]] = {}
-        self.executed: list[PlanNode] = []
-
-    def execute(self, node: PlanNode, job: Job) -> None:
-        """The worker has it from now on."""
-        self.executed.append(node)
-        self.held[node.id] = Held(node, job)
-
-    def cancel(self, node: NodeId, worker: WorkerId) -> None:
-        """The worker knows."""
-        self.held[node].cancelled = True
-
-    def deliver(self, outcome: Outcome) -> None:
-        """The caller knows."""
-        self.ends.setdefault(outcome.job.request.id, []).append(outcome)
-
-
-RANKS: dict[str, Callable[[Job], Any]] = {
-    "fifo": lambda job: job.seq,
-    "priority": lambda job: (job.request.priority, job.seq),
-}
-"""Our own account of the orders that a strategy promises."""
-
-
-class Offers:
-    """A prefix view that knows nothing, but sees every offer."""
-
-    def __init__(self) -> None:
-        self.plane: Plane | None = None
-        self.seen: set[tuple[RequestId, int, int]] = set()
-        self.twice: list[tuple[RequestId, int, int]] = []
-        self.order: list[RequestId] = []
-        self.schedule: Schedule | None = None
-        self.unfair: list[str] = []
-
-    def match(self, request: Request) -> Mapping[WorkerId, int] | None:
-        """Note the offer: request, attempt, capacity epoch."""
-        assert self.plane is not None
-        job = self.plane.jobs[request.id]
-        offer = (request.id, job.attempt, self.plane.fleet.epoch(job.needs))
-        if offer in self.seen:
-            self.twice.append(offer)
-        self.seen.add(offer)
-        self.order.append(request.id)
-        assert self.schedule is not None
-        rank = RANKS.get(self.schedule.options.strategy)
-        if rank is not None:
-            rivals = [other for other in self.schedule.strategy if other.needs == job.needs]
-            first = min(rivals, key=rank)
-            if first is not job:
-                self.unfair.append(f"{request.id!r} was offered before {first.request.id!r}")
-        return None
-
-
-class Harness:
+class Harness(Account):
     """One graph, one thread of control: yours."""
 
     def __init__(
@@ -176,18 +64,14 @@ class Harness:
         patience_s: float = 10.0,
     ) -> None:
         self.now = 0.0
-        self.hands = ManualHands()
-        self.offers = Offers()
         self.source = SteppedSource(patience_s)
         self.ledger = Ledger()
-        self.plane = self.offers.plane = Plane(self.source, self.hands, self.ledger, self.offers)
+        hands, offers = ManualHands(), Offers()
+        plane = offers.plane = Plane(self.source, hands, self.ledger, offers)
         graph = check(spec, registry)
-        self.operators = graph.operators(self.plane)
-        self.offers.schedule = self.schedule
+        super().__init__(plane, graph.operators(plane), hands, offers, self.source)
+        offers.schedule = self.schedule
         self.refused: list[Outcome] = []
-        self.accepted: set[RequestId] = set()
-        self.broken = 0
-        """Defects the test has injected itself, and expects to be counted."""
         self._closed = False
         self._env = wire(graph, self.operators, self.source, fuse=fuse)
         self._env.submit()
@@ -249,10 +133,6 @@ class Harness:
         """The caller leaves."""
         self.step(Cancel(request=RequestId(identity)))
 
-    def codes(self, identity: str) -> list[str]:
-        """Codes of the ends so far: none or one, if all is well."""
-        return [end.code for end in self.hands.ends.get(RequestId(identity), [])]
-
     def end_of(self, identity: str) -> Outcome:
         """The one end."""
         (end,) = self.hands.ends[RequestId(identity)]
@@ -267,15 +147,6 @@ class Harness:
     def worker_of(self, identity: str) -> str:
         """Where it runs."""
         return self.hands.held[self.node_of(identity)].node.worker
-
-    def waiting(self) -> list[RequestId]:
-        """Who waits, in the strategy's order."""
-        return [job.request.id for job in self.schedule.strategy]
-
-    @property
-    def schedule(self) -> Schedule:
-        """The graph's Schedule."""
-        return next(op for op in self.operators.values() if isinstance(op, Schedule))
 
     # -- what workers say ---------------------------------------------------------------------
 
@@ -375,35 +246,6 @@ class Harness:
         self._post(event)
         self.check()
 
-    def check(self) -> None:
-        """Compare the graph with our own account of it."""
-        plane = self.plane
-        if plane.broken != self.broken:
-            raise IntegrityError(f"{plane.broken} operator calls failed, {self.broken} expected")
-        plane.fleet.check_integrity()
-        for operator in self.operators.values():
-            operator.check_integrity()
-        self._check_requests()
-        self._check_load()
-        self._check_offers()
-
-    def check_empty(self) -> None:
-        """Everything has ended and has left nothing behind."""
-        plane = self.plane
-        left = {
-            "jobs": plane.jobs,
-            "running": plane.running,
-            "reservations": plane.fleet.reservations,
-            "timers": list(self.source.pending()),
-            "queue": self.waiting(),
-        }
-        for what, found in left.items():
-            if found:
-                raise IntegrityError(f"{what} are left behind: {found}")
-        for identity in sorted(self.accepted):
-            if len(self.codes(identity)) != 1:
-                raise IntegrityError(f"{identity!r} ended as {self.codes(identity)}")
-
     def finish_all(self, limit: int = 100_000) -> None:
         """Complete whatever runs until nothing does; cancelled nodes acknowledge."""
         for _ in range(limit):
@@ -415,53 +257,6 @@ class Harness:
             else:
                 self.done(node)
         raise IntegrityError(f"still running after {limit} ends")
-
-    def _check_requests(self) -> None:
-        waiting = set(self.waiting())
-        running = {job.request.id for job in self.plane.running.values()}
-        ended = set(self.hands.ends)
-        for one, other, names in (
-            (waiting, running, "waits and runs"),
-            (waiting, ended, "waits and has ended"),
-            (running, ended, "runs and has ended"),
-        ):
-            if one & other:
-                raise IntegrityError(f"{sorted(one & other)} {names}")
-        if waiting | running | ended != self.accepted:
-            missing = self.accepted ^ (waiting | running | ended)
-            raise IntegrityError(f"accepted differs from waiting, running and ended: {missing}")
-        if set(self.plane.jobs) != waiting | running:
-            raise IntegrityError("jobs are not those that wait or run")
-        for identity, ends in self.hands.ends.items():
-            if len(ends) != 1:
-                raise IntegrityError(f"{identity!r} ended {len(ends)} times")
-
-    def _check_load(self) -> None:
-        fleet = self.plane.fleet
-        if set(fleet.reservations) != set(self.hands.held):
-            wrong = set(fleet.reservations) ^ set(self.hands.held)
-            raise IntegrityError(f"reservations are not what workers hold: {wrong}")
-        running = [0] * len(fleet.ids)
-        tokens = [0] * len(fleet.ids)
-        for held in self.hands.held.values():
-            row = fleet.rows[WorkerId(held.node.worker)]
-            running[row] += 1
-            tokens[row] += held.node.n_tokens + held.job.request.max_tokens - held.node.offset
-        if fleet.running[: len(running)].tolist() != running:
-            raise IntegrityError(f"the fleet counts other nodes than {running}")
-        if fleet.tokens[: len(tokens)].tolist() != tokens:
-            raise IntegrityError(f"the fleet counts other tokens than {tokens}")
-
-    def _check_offers(self) -> None:
-        if self.offers.twice:
-            raise IntegrityError(f"offered twice within one epoch: {self.offers.twice}")
-        if self.offers.unfair:
-            raise IntegrityError(f"out of order: {self.offers.unfair}")
-        for job in self.schedule.strategy:
-            if self.plane.fleet.with_room(job.needs).size:
-                raise IntegrityError(f"{job.request.id!r} waits while there is room for it")
-            if not self.plane.fleet.may_serve(job.needs):
-                raise IntegrityError(f"{job.request.id!r} waits for what nobody can give")
 
     # -- inside -------------------------------------------------------------------------------
 

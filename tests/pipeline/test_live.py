@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from sage.runtime import JobManager
 
-from sage_llm_ops.engines.inline import InlineWorker
-from sage_llm_ops.operators import OPERATORS
-from sage_llm_ops.operators.pd_split import PDSplit
-from sage_llm_ops.operators.schedule import Schedule
 from sage_llm_ops.pipeline.recording import Recording
-from sage_llm_ops.pipeline.watchdog import Watchdog
-from sage_llm_ops.testing import sim_instances
 from sage_llm_ops.testing.requests import make_request
 from sage_llm_ops.types.errors import (
     DeadlineExpired,
     DuplicateRequest,
-    EngineFailed,
     InvalidRequest,
     NoInstance,
     NotRunning,
     Overloaded,
-    PipelineDied,
-    Quarantined,
     RequestCancelled,
     RequestFailed,
     UnknownName,
-    WorkerLost,
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
-from sage_llm_ops.types.requests import Request, RequestStatus
-from sage_llm_ops.types.wire import Tokens
-
-Live = Any
-Make = Callable[..., Live]
-
-
-def add_inline(one: Live, n: int = 1, **options: Any) -> list[InlineWorker]:
-    workers = []
-    for instance in sim_instances(n, model="m", **options):
-        worker = InlineWorker(instance, instance.options, one.pipeline.hands)
-        one.pipeline.attach(worker)
-        worker.start()
-        workers.append(worker)
-    return workers
-
-
-def nothing_left(one: Live) -> None:
-    plane = one.pipeline.plane
-    assert (plane.jobs, plane.running, plane.fleet.reservations) == ({}, {}, {})
-    assert one.pipeline.hands.handles == {}
-    assert one.pipeline.hands._routes == {}
-    assert one.pipeline.source.pending() == []
-    assert plane.broken == 0
+from sage_llm_ops.types.requests import RequestStatus
+from tests.pipeline.live_helpers import Make, add_inline, nothing_left, wait
 
 
 def test_outputs_come_back_and_completion_is_reported(live: Make) -> None:
@@ -95,16 +58,6 @@ def test_the_door(live: Make) -> None:
     one.pipeline.stop(0.0)
     with pytest.raises(NotRunning, match="start it first"):
         one.pipeline.submit(make_request("d"))
-
-
-def wait(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
-    """Poll: what is waited for happens on SAGE's thread, which tells nobody."""
-    ticks = threading.Event()
-    for _ in range(int(timeout_s / 0.002)):
-        if condition():
-            return
-        ticks.wait(0.002)
-    raise TimeoutError("it did not happen")
 
 
 def test_a_closed_loop_at_the_bound_is_never_refused(live: Make) -> None:
@@ -199,262 +152,6 @@ def test_priority_changes_the_order_of_execution(live: Make) -> None:
     assert [node.request for node in worker.taken[1:]] == sorted(names)
 
 
-def test_a_retry_goes_on_exactly_where_it_stopped(live: Make) -> None:
-    one = live()
-    first, second = one.add("w0", slots=1), one.add("w1", slots=1)
-    handle = one.pipeline.submit(make_request("a", max_tokens=6))
-    wait(lambda: first.held)
-    first.tokens(first.node_of("a"), 11, 12)
-    first.kill()
-    wait(lambda: second.held)
-    node = second.node_of("a")
-    assert (node.attempt, node.offset, node.sampling.max_tokens) == (2, 2, 4)
-    assert np.frombuffer(node.tokens, "<i4").tolist() == [1, 2, 3, 4, 11, 12]
-    second.done(node, 13, 14, 15, 16)
-    result = handle.result(5.0)
-    assert result.token_ids == (11, 12, 13, 14, 15, 16)
-    assert result.attempts == 2
-
-
-def test_a_retry_of_a_real_stream_gives_the_tokens_of_an_undisturbed_one(live: Make) -> None:
-    one = live()
-    workers = add_inline(one, 2, decode_ms=[0.0, 0.0, 2.0], prefill_ms=[0.0, 0.0, 1.0])
-    truth = one.pipeline.submit(make_request("truth", max_tokens=30)).result(5.0)
-    handle = one.pipeline.submit(make_request("a", max_tokens=30))
-    wait(lambda: len(handle.tokens) >= 3)
-    next(worker for worker in workers if worker.id == handle.worker).kill()
-    result = handle.result(5.0)
-    assert result.token_ids == truth.token_ids
-    assert result.attempts == 2
-    for worker in workers:
-        worker.stop(1.0)
-
-
-def test_sampled_output_that_was_seen_fails_typed_with_its_part(live: Make) -> None:
-    one = live()
-    worker = one.add("w0")
-    one.add("w1")
-    handle = one.pipeline.submit(make_request("a", temperature=1.0))
-    wait(lambda: worker.held)
-    worker.tokens(worker.node_of("a"), 11, 12)
-    worker.kill()
-    with pytest.raises(WorkerLost, match="2 tokens were delivered") as caught:
-        handle.result(5.0)
-    assert caught.value.partial == (11, 12)
-
-
-def test_quarantine(live: Make) -> None:
-    one = live()
-    workers = [one.add(f"w{n}") for n in range(3)]
-    handle = one.pipeline.submit(make_request("poison"))
-    for _ in range(2):
-        wait(lambda: any(worker.held for worker in workers))
-        next(worker for worker in workers if worker.held).kill()
-    with pytest.raises(Quarantined, match="2 workers died"):
-        handle.result(5.0)
-    healthy = next(worker for worker in workers if worker.alive)
-    assert not healthy.held
-
-
-def test_a_stream_that_makes_no_sense_fails_typed_and_the_pipeline_lives(live: Make) -> None:
-    one = live()
-    worker = one.add("w0")
-    handle = one.pipeline.submit(make_request("a"))
-    for _ in range(4):
-        wait(lambda: worker.held)
-        worker.report(Tokens(worker.held.popitem()[0], 99, [1]))
-    with pytest.raises(EngineFailed, match="token 99 came where 0 was due"):
-        handle.result(5.0)
-    assert one.pipeline.running
-
-
-def test_stop_drains_first(live: Make) -> None:
-    one = live()
-    worker = one.add("w0", slots=1)
-    handles = [one.pipeline.submit(make_request(f"r{n}")) for n in range(5)]
-    stopped: list[bool] = []
-    stopper = threading.Thread(target=lambda: stopped.append(one.pipeline.stop(5.0)))
-    stopper.start()
-    while stopper.is_alive():
-        if worker.held:
-            worker.done(next(iter(worker.held.values())), 1)
-        stopper.join(0.002)
-    assert stopped == [True]
-    assert {handle.status for handle in handles} == {RequestStatus.COMPLETED}
-    nothing_left(one)
-
-
-def test_stop_fails_what_is_left_by_name_once(live: Make) -> None:
-    ends: list[str] = []
-    one = live(remember=lambda handle: ends.append(handle.request_id))
-    worker = one.add("w0", slots=1)
-    handles = [one.pipeline.submit(make_request(f"r{n}")) for n in range(3)]
-    wait(lambda: worker.held)
-    worker.tokens(worker.node_of("r0"), 9)
-    assert not one.pipeline.stop(0.05)
-    assert one.pipeline.stop(0.05)
-    for handle in handles:
-        with pytest.raises(PipelineDied, match=r"'r\d'.*not ended after 0.05 s"):
-            handle.result(0.0)
-    assert handles[0].tokens == [9]
-    worker.done(worker.node_of("r0"), 8)
-    assert sorted(ends) == ["r0", "r1", "r2"]
-
-
-def test_submit_while_it_stops(live: Make) -> None:
-    """Whoever slipped in ends, too."""
-    one = live()
-    add_inline(one, timing="instant")
-    handles, refused = [], threading.Event()
-
-    def hammer(thread: int) -> None:
-        for n in range(100_000):
-            try:
-                handles.append(one.pipeline.submit(make_request(f"{thread}-{n}")))
-            except NotRunning:
-                refused.set()
-                return
-            except Overloaded:
-                continue
-
-    threads = [threading.Thread(target=hammer, args=(n,)) for n in range(3)]
-    for thread in threads:
-        thread.start()
-    wait(lambda: len(handles) > 200)
-    one.pipeline.stop(5.0)
-    for thread in threads:
-        thread.join(5.0)
-    assert refused.is_set()
-    for handle in handles:
-        assert handle.done(), handle.request_id
-    assert one.pipeline.hands.handles == {}
-
-
-class KillsTheThread(PDSplit):
-    """Raises, and raises again when it should say so: the source's thread ends."""
-
-    def offer(self, event: Any) -> Any:
-        if event.job.request.id == "bad":
-            raise RuntimeError("boom")
-        return super().offer(event)
-
-    def failed(self, event: Any, error: Exception) -> Any:
-        raise error
-
-
-QUICK = functools.partial(Watchdog, dump_after_s=0.04, fail_after_s=0.08)
-ONLY_DEATHS = functools.partial(Watchdog, dump_after_s=0.04, fail_after_s=60.0)
-"""On a busy machine a thread may take a tenth of a second to die: that is no dispatch that hangs."""
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_source_thread_fails_what_is_pending_by_name(live: Make) -> None:
-    one = live(registry={**OPERATORS, "pd_split": KillsTheThread}, watchdog=ONLY_DEATHS)
-    one.add("w0")
-    before = one.pipeline.submit(make_request("before"))
-    bad = one.pipeline.submit(make_request("bad"))
-    for handle in (before, bad):
-        with pytest.raises(PipelineDied, match="thread of the SAGE source died"):
-            handle.result(5.0)
-    assert not one.pipeline.running
-    with pytest.raises(NotRunning):
-        one.pipeline.submit(make_request("after"))
-    began = threading.Event()
-    threading.Timer(1.0, began.set).start()
-    one.pipeline.stop(5.0)
-    assert not began.is_set(), "nothing is left to wait for"
-
-
-class Late(Request):
-    """Its pipeline dies between the look at the door and the taking of the id."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name == "id" and DYING:
-            DYING.pop()("it died meanwhile")
-        return super().__getattribute__(name)
-
-
-DYING: list[Callable[[str], None]] = []
-
-
-def test_submit_while_it_dies(live: Make) -> None:
-    """Regression: nobody ended such a request, because only a source that stops in order said so."""
-    one = live()
-    given = make_request("late")
-    late = Late(given.id, given.model, given.tokens, given.n_prompt, given.sampling)
-    DYING.append(one.pipeline._died)
-    with pytest.raises(PipelineDied, match="it died meanwhile"):
-        one.pipeline.submit(late).result(5.0)
-
-
-class Hangs(Schedule):
-    """Does not come back until it is told to."""
-
-    go = threading.Event()
-
-    def push(self, event: Any) -> Any:
-        self.go.wait(20.0)
-        return super().push(event)
-
-
-def test_a_stuck_dispatch(live: Make, caplog: pytest.LogCaptureFixture) -> None:
-    Hangs.go.clear()
-    one = live(registry={**OPERATORS, "schedule": Hangs}, watchdog=QUICK)
-    one.add("w0")
-    handle = one.pipeline.submit(make_request("a"))
-    waits = one.pipeline.submit(make_request("b"))
-    for each in (handle, waits):
-        with pytest.raises(PipelineDied, match="one dispatch has lasted"):
-            each.result(5.0)
-    assert "self.go.wait" in caplog.text
-    Hangs.go.set()  # it wakes up and finds that all have been told
-    one.pipeline.stop(5.0)
-    assert one.pipeline.source.ended.is_set()
-
-
-def test_a_reader_that_is_gone_does_not_hold_up_the_drain(live: Make) -> None:
-    import asyncio
-
-    one = live()
-    worker = one.add("w0")
-    handle = one.pipeline.submit(make_request("a"))
-    loop = asyncio.new_event_loop()
-    waiting = loop.create_task(_wait(handle))
-    loop.run_until_complete(asyncio.sleep(0))
-    wait(lambda: worker.held)
-    waiting_loop_closed(loop)
-    worker.done(worker.node_of("a"), 1)
-    assert one.pipeline.stop(5.0)
-    assert handle.result().token_ids == (1,)
-    assert not waiting.done()
-    waiting.get_coro().close()
-
-
-async def _wait(handle: Any) -> Any:
-    return await handle
-
-
-def waiting_loop_closed(loop: Any) -> None:
-    """As `asyncio.run` would not: with a task that still waits."""
-    loop.set_exception_handler(lambda loop, context: None)
-    loop.close()
-
-
-def test_detach_fails_over_and_forgets(live: Make) -> None:
-    one = live()
-    first, second = one.add("w0"), one.add("w1")
-    handle = one.pipeline.submit(make_request("a"))
-    wait(lambda: first.held)
-    first.tokens(first.node_of("a"), 1)
-    one.pipeline.detach(WorkerId("w0"), "scaled down")
-    wait(lambda: second.held)
-    second.done(second.node_of("a"), 2, 3, 4)
-    assert handle.result(5.0).token_ids == (1, 2, 3, 4)
-    first.start()
-    one.settled()
-    assert one.pipeline.plane.fleet.describe()[0]["state"] == "gone"
-
-
 def test_drained_it_gets_nothing_new(live: Make) -> None:
     one = live()
     first, second = one.add("w0"), one.add("w1")
@@ -528,12 +225,3 @@ def test_a_malformed_request_ends_typed_and_the_pipeline_lives(
         recording = Recording(tmp_path / "r.jsonl")
         assert list(recording.events())
         assert recording.footer is None
-
-
-def test_sage_forgets_the_job(live: Make) -> None:
-    manager = JobManager()
-    before = (len(manager.jobs), len(manager.deleted_jobs))
-    for _ in range(3):
-        one = live()
-        one.pipeline.stop(0.0)
-    assert (len(manager.jobs), len(manager.deleted_jobs)) == before

@@ -90,7 +90,7 @@ def _placed(fleet: Sequence[str], entry: Entry) -> Iterator[str]:
         yield f"    {fleet[row]:{width}}  {cost:8.4g} {entry.unit}{known}{chosen}"
     rest = [worker for row, worker in enumerate(fleet) if row not in entry.rows]
     if rest:
-        yield f"    {', '.join(rest)}: no candidate (down, full, or it failed this request before)"
+        yield f"    {', '.join(rest)}: no candidate (down, full, breaker open, or it failed it before)"
 
 
 def _candidates(entry: Entry) -> Iterator[tuple[int, float]]:

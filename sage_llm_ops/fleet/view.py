@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sage_llm_ops.fleet.breaker import BREAKERS, CLOSED, HALF_OPEN, OPEN
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.ids import Needs, NodeId, WorkerId
 
@@ -32,6 +33,8 @@ class Reservation:
 
     row: int
     tokens: int
+    probe: bool = False
+    """Given to a worker whose breaker is half open."""
 
 
 class Fleet:
@@ -49,6 +52,9 @@ class Fleet:
         """Moves when a row changes its meaning; recorded decisions name it."""
         self.state = np.zeros(8, dtype=np.int8)
         self.slots = np.zeros(8, dtype=np.int64)
+        self.breaker = np.zeros(8, dtype=np.int8)
+        self.limit = np.zeros(8, dtype=np.int64)
+        """Nodes it may hold now: its slots, or what its breaker leaves of them."""
         self.running = np.zeros(8, dtype=np.int64)
         self.tokens = np.zeros(8, dtype=np.int64)
         self.assigned = np.zeros(8, dtype=np.int64)
@@ -63,6 +69,8 @@ class Fleet:
         self._epochs: dict[Needs, int] = {}
         self._leaving: set[int] = set()
         """Rows that were told to drain: a restart does not end that, only leaving does."""
+        self._probes: dict[int, int] = {}
+        """Rows whose breaker is half open, and the probes on each: none or one."""
 
     # -- membership ---------------------------------------------------------------------------
 
@@ -99,6 +107,7 @@ class Fleet:
         self._lengths[row] = max_len
         self.slots[row] = slots
         self.state[row] = DRAINING if row in self._leaving else UP
+        self._break(row, CLOSED)  # another process, another chance
         self._refresh(dict.fromkeys((*before, *self._serves[row])))
 
     def down(self, worker: WorkerId, *, gone: bool = False) -> None:
@@ -116,34 +125,46 @@ class Fleet:
             self.state[row] = DRAINING
             self._refresh(self._serves[row])
 
+    def set_breaker(self, row: int, state: int) -> None:
+        """How far it is trusted: all its slots, one probe at a time, or nothing."""
+        self._break(row, state)
+        self._refresh(self._serves[row])
+
     # -- load ---------------------------------------------------------------------------------
 
     def reserve(self, node: NodeId, row: int, tokens: int) -> None:
         """Take one slot and `tokens` of a worker, until `release` with the same id."""
         if node in self.reservations:
             raise IntegrityError(f"node {node} is reserved twice")
-        self.reservations[node] = Reservation(row, tokens)
+        held = self.reservations[node] = Reservation(row, tokens)
         self.running[row] += 1
         self.tokens[row] += tokens
         self.assigned[row] += 1
-        if self.state[row] == UP and self.running[row] <= self.slots[row]:
+        if self._probes and row in self._probes:
+            held.probe = True
+            self._probes[row] += 1
+        if self.state[row] == UP and self.running[row] <= self.limit[row]:
             for needs in self._serves[row]:
                 self._free[needs] -= 1
 
-    def release(self, node: NodeId) -> int | None:
-        """Give back what `node` holds; its row, or None where it holds nothing (any more)."""
+    def release(self, node: NodeId) -> Reservation | None:
+        """Give back what `node` holds, or None where it holds nothing (any more)."""
         held = self.reservations.pop(node, None)
         if held is None:
             return None
         row = held.row
         self.running[row] -= 1
         self.tokens[row] -= held.tokens
-        if self.state[row] == UP:
-            gained = int(self.running[row] < self.slots[row])
+        if self._probes and row in self._probes:
+            self._probes[row] -= held.probe
+            self.limit[row] = self._limit_of(row)
+            self._refresh(self._serves[row])
+        elif self.state[row] == UP:
+            gained = int(self.running[row] < self.limit[row])
             for needs in self._serves[row]:
                 self._free[needs] += gained
                 self._epochs[needs] += 1
-        return row
+        return held
 
     # -- questions ----------------------------------------------------------------------------
 
@@ -158,7 +179,7 @@ class Fleet:
     def with_room(self, needs: Needs, excluded: tuple[WorkerId, ...] = ()) -> Rows:
         """Rows that can take one more node, in row order; the excluded only if there is no other."""
         rows = self._up.get(needs, _NO_ROWS)
-        free = self.running[rows] < self.slots[rows]
+        free = self.running[rows] < self.limit[rows]
         if not free.all():
             rows = rows[free]
         if excluded and rows.size:
@@ -195,6 +216,7 @@ class Fleet:
                 "worker": worker,
                 "model": self._models[row],
                 "state": STATES[self.state[row]],
+                "breaker": BREAKERS[self.breaker[row]],
                 "slots": int(self.slots[row]),
                 "running": int(self.running[row]),
                 "tokens": int(self.tokens[row]),
@@ -213,6 +235,12 @@ class Fleet:
             tokens[held.row] += held.tokens
         if (running != self.running).any() or (tokens != self.tokens).any():
             raise IntegrityError("fleet: reservations do not sum to the load")
+        for row in range(len(self.ids)):
+            if self.limit[row] != self._limit_of(row):
+                raise IntegrityError(f"fleet: the breaker of row {row} leaves another limit")
+        for row, probes in self._probes.items():
+            if probes != sum(held.probe for held in self.reservations.values() if held.row == row):
+                raise IntegrityError(f"fleet: the probes on row {row} are counted wrongly")
         for needs, free in self._free.items():
             rows = self._up.get(needs, _NO_ROWS)
             if self._sum_free(rows) != free:
@@ -229,7 +257,25 @@ class Fleet:
 
     def _sum_free(self, rows: Rows) -> int:
         """A worker that came back smaller may hold more than it takes: it hides nobody's room."""
-        return int(np.maximum(self.slots[rows] - self.running[rows], 0).sum())
+        return int(np.maximum(self.limit[rows] - self.running[rows], 0).sum())
+
+    def _break(self, row: int, state: int) -> None:
+        if self._probes.pop(row, None) is not None:
+            for held in self.reservations.values():
+                if held.row == row:
+                    held.probe = False  # its answer is one among others from now on
+        if state == HALF_OPEN:
+            self._probes[row] = 0
+        self.breaker[row] = state
+        self.limit[row] = self._limit_of(row)
+
+    def _limit_of(self, row: int) -> int:
+        if self.breaker[row] == CLOSED:
+            return int(self.slots[row])
+        if self.breaker[row] == OPEN:
+            return 0
+        others = int(self.running[row]) - self._probes[row]
+        return min(int(self.slots[row]), others + 1)
 
     def _refresh(self, changed: Iterable[Needs]) -> None:
         """Membership changed: the lists of who serves these are made anew and their epochs move."""
@@ -258,7 +304,7 @@ class Fleet:
         if size <= len(self.state):
             return
         more = len(self.state)
-        for name in ("state", "slots", "running", "tokens", "assigned"):
+        for name in ("state", "slots", "breaker", "limit", "running", "tokens", "assigned"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros(more, dtype=old.dtype)]))
         self.kv_usage = np.concatenate([self.kv_usage, np.full(more, np.nan)])

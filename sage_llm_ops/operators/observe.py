@@ -2,42 +2,89 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
+from sage_llm_ops.fleet.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerRule
+from sage_llm_ops.fleet.view import Reservation
 from sage_llm_ops.operators.base import Emitted, Operator
+from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import (
+    ConfigSet,
     Drain,
+    Event,
     FirstToken,
     Load,
     NodeAccepted,
     NodeDone,
     NodeFailed,
+    Timer,
     WorkerDown,
     WorkerJoin,
     WorkerLeave,
     WorkerUp,
 )
-from sage_llm_ops.types.ids import NodeId
+from sage_llm_ops.types.ids import NodeId, WorkerId
+
+NOT_ITS_FAULT = frozenset({"invalid_request", "capability", "worker_lost"})
+"""Failures that say nothing about how well a worker works. A worker that is lost is told by its own
+event and started again by its supervisor."""
+
+
+class ObserveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A worker that fails `breaker_failures` of its latest `breaker_window` requests gets nothing for
+    `breaker_open_s`, then one request at a time; each one that fails doubles the wait, up to
+    `breaker_most_s`. `breaker_failures = 0`: no breaker."""
+
+    breaker_failures: int = 5
+    breaker_window: int = 20
+    breaker_open_s: float = 5.0
+    breaker_most_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.breaker_failures <= self.breaker_window:
+            raise ValueError(
+                f"breaker_failures={self.breaker_failures} must be 0 (no breaker) to "
+                f"breaker_window={self.breaker_window}"
+            )
+        if not 0.0 < self.breaker_open_s <= self.breaker_most_s:
+            raise ValueError(
+                f"breaker_open_s={self.breaker_open_s} must be above 0 and at most "
+                f"breaker_most_s={self.breaker_most_s}"
+            )
 
 
 class Observe(Operator):
     """Keeps the fleet true and ends here what only informs, or comes too late to matter.
 
     An answer about a node that holds no reservation is late: its request has gone on without it.
+    The others are what the breakers of the workers go by.
     """
 
     name = "observe"
     takes = {
         NodeAccepted: "accepted",
         FirstToken: "first_token",
-        NodeDone: "ended",
-        NodeFailed: "ended",
+        NodeDone: "done",
+        NodeFailed: "node_failed",
         WorkerJoin: "join",
         WorkerUp: "up",
         WorkerDown: "down",
         WorkerLeave: "leave",
         Drain: "drain",
         Load: "load",
+        Timer: "timer",
     }
-    emits = (NodeDone, NodeFailed, WorkerUp, WorkerDown, WorkerLeave, Drain)
+    emits = (NodeDone, NodeFailed, WorkerUp, WorkerDown, WorkerLeave, Drain, Timer)
+    Options = ObserveOptions
+    live = frozenset(ObserveOptions.__struct_fields__)
+
+    def __init__(self, plane: Any, options: Any, identity: str) -> None:
+        super().__init__(plane, options, identity)
+        self._breakers: dict[int, Breaker] = {}
+        """By row; only of workers that have failed lately: a healthy fleet pays nothing."""
+        self._rule = _rule(options)
 
     def accepted(self, event: NodeAccepted) -> Emitted:
         job = self.plane.running.get(event.node)
@@ -50,8 +97,30 @@ class Observe(Operator):
             job.first_token = event.now if event.at is None else event.at
             job.cached = event.cached
 
-    def ended(self, event: NodeDone | NodeFailed) -> Emitted:
-        return None if self.plane.fleet.release(event.node) is None else event
+    def done(self, event: NodeDone) -> Emitted:
+        held = self.plane.fleet.release(event.node)
+        if held is None:
+            return None
+        if self._breakers and event.finish_reason != "cancelled":
+            self._answered(event, held, ok=True)
+        return event
+
+    def node_failed(self, event: NodeFailed) -> Emitted:
+        held = self.plane.fleet.release(event.node)
+        if held is None:
+            return None
+        if event.reason not in NOT_ITS_FAULT and self._rule.failures:
+            self._answered(event, held, ok=False)
+        return event
+
+    def timer(self, event: Timer) -> Emitted:
+        if event.kind == "breaker":
+            row = self.plane.fleet.rows[WorkerId(event.key)]
+            self._breakers[row].waited()
+            self._trust(
+                event, row, "half_open", "it was open long enough; its next request probes it"
+            )
+        return event
 
     def join(self, event: WorkerJoin) -> Emitted:
         self.plane.fleet.join(event.worker, event.model)
@@ -59,6 +128,7 @@ class Observe(Operator):
 
     def up(self, event: WorkerUp) -> Emitted:
         fleet = self.plane.fleet
+        self._forgive(event, fleet.rows[event.worker], "it came up")
         fleet.up(event.worker, event.model, event.slots, event.max_model_len, event.tasks)
         self._tell_ledger(event)
         return event
@@ -66,11 +136,13 @@ class Observe(Operator):
     def down(self, event: WorkerDown) -> Emitted:
         self._lose(event)
         self.plane.fleet.down(event.worker)
+        self._forgive(event, self.plane.fleet.rows[event.worker], "it went down")
         return event
 
     def leave(self, event: WorkerLeave) -> Emitted:
         self._lose(event)
         self.plane.fleet.down(event.worker, gone=True)
+        self._forgive(event, self.plane.fleet.rows[event.worker], "it left")
         return event
 
     def drain(self, event: Drain) -> Emitted:
@@ -80,6 +152,64 @@ class Observe(Operator):
     def load(self, event: Load) -> Emitted:
         self.plane.fleet.kv_usage[self.plane.fleet.rows[event.worker]] = event.kv_usage
 
+    def configure(self, event: ConfigSet) -> Emitted:
+        super().configure(event)
+        self._rule = _rule(self.options)
+        if not self._rule.failures:
+            for row in list(self._breakers):
+                self._forgive(event, row, "breakers were turned off")
+        return event
+
+    # -- breakers -----------------------------------------------------------------------------
+
+    def _answered(self, event: Event, held: Reservation, *, ok: bool) -> None:
+        row = held.row
+        breaker = self._breakers.get(row)
+        if breaker is None:
+            if ok:
+                return
+            breaker = self._breakers[row] = Breaker(self.plane.fleet.ids[row])
+        if breaker.answered(ok, self._rule, probe=held.probe):
+            if breaker.state == OPEN:
+                self._opened(event, row, breaker)
+            else:
+                self._trust(event, row, "closed", "its probe was answered")
+        if breaker.idle:
+            del self._breakers[row]
+
+    def _opened(self, event: Event, row: int, breaker: Breaker) -> None:
+        wait = breaker.wait_s(self._rule)
+        self.plane.timers.at(event.now + wait, "breaker", breaker.worker)
+        why = (
+            f"{breaker.failures} of its latest {self._rule.window} requests failed"
+            if breaker.opened == 1
+            else "its probe failed"
+        )
+        self._trust(event, row, "opened", f"{why}; open for {wait:.1f} s, time {breaker.opened}")
+
+    def _forgive(self, event: Event, row: int, why: str) -> None:
+        """What it did before counts no more."""
+        breaker = self._breakers.pop(row, None)
+        if breaker is not None and breaker.state != CLOSED:
+            self.plane.timers.cancel("breaker", breaker.worker)
+            self._trust(event, row, "closed", why)
+
+    def _trust(self, event: Event, row: int, change: str, why: str) -> None:
+        fleet = self.plane.fleet
+        fleet.set_breaker(row, CHANGES[change])
+        self.plane.ledger.breaker(event.seq, event.now, fleet.ids[row], change, why)
+
+    def check_integrity(self) -> None:
+        """The room that a worker offers is what its breaker says."""
+        fleet = self.plane.fleet
+        for row, worker in enumerate(fleet.ids):
+            breaker = self._breakers.get(row)
+            said = CLOSED if breaker is None else breaker.state
+            if fleet.breaker[row] != said:
+                raise IntegrityError(f"worker {worker!r}: its breaker and its room differ")
+
+    # -- inside -------------------------------------------------------------------------------
+
     def _lose(self, event: WorkerDown | WorkerLeave) -> None:
         for node in event.lost:
             self.plane.fleet.release(NodeId(node))
@@ -87,3 +217,16 @@ class Observe(Operator):
     def _tell_ledger(self, event: WorkerJoin | WorkerUp) -> None:
         fleet = self.plane.fleet
         self.plane.ledger.fleet(event.seq, event.now, fleet.version, fleet.ids)
+
+
+CHANGES = {"opened": OPEN, "half_open": HALF_OPEN, "closed": CLOSED}
+"""What the ledger calls a change, and the state after it."""
+
+
+def _rule(options: ObserveOptions) -> BreakerRule:
+    return BreakerRule(
+        options.breaker_failures,
+        options.breaker_window,
+        options.breaker_open_s,
+        options.breaker_most_s,
+    )

@@ -54,6 +54,15 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class Ailing:
+    """From `at` on and for `for_s` the worker fails at once whatever it is given."""
+
+    at: float
+    worker: str
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CancelAt:
     """At `at` the caller of `request` leaves."""
 
@@ -61,7 +70,7 @@ class CancelAt:
     request: str
 
 
-Fault = Crash | CancelAt
+Fault = Crash | Ailing | CancelAt
 Arrival = tuple[float, Request]
 
 
@@ -78,6 +87,7 @@ class SimWorker:
         self.wake: float | None = None
         """The wake-up that stands in the heap; others are stale."""
         self.up = True
+        self.ails_until = 0.0
 
 
 class SimSource(TimerHeap):
@@ -126,6 +136,11 @@ class SimSource(TimerHeap):
             self._order += 1
             heappush(self._wakes, (max(due, self.now), self._order, worker.id))
         worker.wake = due
+
+    def refuse(self, node: PlanNode, worker: SimWorker) -> None:
+        """It ails: the node fails at once."""
+        said = f"{worker.id} ails as scripted"
+        self._ready.append(NodeFailed(node=node.id, reason="engine_failed", message=said))
 
     def _earliest(self) -> tuple[float, Callable[[], None]] | None:
         """Engine steps, then faults, timers and arrivals, of those that are due at the same time."""
@@ -186,6 +201,9 @@ class SimSource(TimerHeap):
             self._ready.append(Cancel(request=RequestId(fault.request)))
             return
         worker = self.workers[WorkerId(fault.worker)]
+        if isinstance(fault, Ailing):
+            worker.ails_until = max(worker.ails_until, fault.at + fault.for_s)
+            return
         if not worker.up:
             return
         lost = {int(node): count for node, count in worker.delivered.items()}
@@ -240,6 +258,9 @@ class SimHands:
             # Delivered tokens are counted here, not kept: any ids of the right number will do.
             node.tokens += bytes(4 * node.offset)
         worker = self._source.workers[WorkerId(node.worker)]
+        if self._source.now < worker.ails_until:
+            self._source.refuse(node, worker)
+            return
         worker.delivered[node.id] = 0
         worker.core.submit(node, self._source.now)
         self._source.rewake(worker)

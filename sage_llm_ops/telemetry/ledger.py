@@ -31,7 +31,7 @@ class Entry(msgspec.Struct, gc=False, omit_defaults=True):
     """One line of the ledger."""
 
     kind: str
-    """`fleet`, `place`, `retry` or `end`."""
+    """`fleet`, `breaker`, `place`, `retry` or `end`."""
     seq: int
     now: float
     request: str = ""
@@ -135,6 +135,13 @@ class Ledger:
         self._hash.update(f"{request}|{code}".encode())
         self.decisions += 1
         self._write(Entry("end", seq, now, request, attempt, code=code, reason=why, tokens=tokens))
+
+    def breaker(self, seq: int, now: float, worker: str, change: str, why: str) -> None:
+        """A worker is trusted less, or more, than before: `opened`, `half_open`, `closed`."""
+        self._hash.update(_PACK(4, seq, now, 0, 0))
+        self._hash.update(f"{worker}|{change}".encode())
+        self.decisions += 1
+        self._write(Entry("breaker", seq, now, worker=worker, code=change, reason=why))
 
     def entries(self) -> list[Entry]:
         """What memory still holds, oldest first. From any thread: the copy is made in one go."""

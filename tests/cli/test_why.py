@@ -64,12 +64,12 @@ def test_the_whole_story(
         "   +0.500 s  attempt 1 → w0: least loaded (least@1, 0.50 s in the queue)",
         "                 w0      0.25 share, 32 prompt tokens to reuse  ← chosen",
         "                 w1       0.5 share, 0 prompt tokens to reuse",
-        "                 w2: no candidate (down, full, or it failed this request before)",
+        "                 w2: no candidate (down, full, breaker open, or it failed it before)",
         "   +1.000 s  attempt 1 failed (worker_lost): killed",
         "             it was put back at its old place in the queue",
         "   +1.000 s  attempt 2 → w1: least loaded (least@1, 1.00 s since it arrived)",
         "                 w1       0.5 share  ← chosen",
-        "                 w0, w2: no candidate (down, full, or it failed this request before)",
+        "                 w0, w2: no candidate (down, full, breaker open, or it failed it before)",
         "   +2.000 s  completed: 64 tokens, its token limit was reached",
     ]
 

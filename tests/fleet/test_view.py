@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_llm_ops.fleet import Fleet
+from sage_llm_ops.fleet.breaker import CLOSED, HALF_OPEN, OPEN
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.ids import Needs, NodeId, WorkerId
 
@@ -29,7 +30,8 @@ def test_reserved_load_is_visible_at_once_and_released_once() -> None:
     assert not fleet.has_room(NEEDS)
     assert not fleet.with_room(NEEDS).size
     before = fleet.epoch(NEEDS)
-    assert fleet.release(NodeId(1)) == 0
+    held = fleet.release(NodeId(1))
+    assert held is not None and held.row == 0
     assert fleet.release(NodeId(1)) is None
     assert fleet.epoch(NEEDS) == before + 1
     with pytest.raises(IntegrityError, match="node 2 is reserved twice"):
@@ -118,6 +120,29 @@ def test_a_drained_worker_keeps_its_load_and_gets_nothing() -> None:
     fleet.check_integrity()
 
 
+def test_open_offers_nothing_and_half_open_one_probe_at_a_time() -> None:
+    fleet = Fleet()
+    add(fleet, A, slots=4)
+    fleet.reserve(NodeId(1), 0, 1)
+    fleet.set_breaker(0, OPEN)
+    assert not fleet.has_room(NEEDS)
+    assert fleet.may_serve(NEEDS), "whoever needs it waits"
+    before = fleet.epoch(NEEDS)
+    fleet.set_breaker(0, HALF_OPEN)
+    assert fleet.has_room(NEEDS) and fleet.epoch(NEEDS) > before
+    fleet.reserve(NodeId(2), 0, 1)
+    assert not fleet.has_room(NEEDS)
+    given_before = fleet.release(NodeId(1))
+    assert given_before is not None and not given_before.probe
+    assert not fleet.has_room(NEEDS), "that was not the probe"
+    probe = fleet.release(NodeId(2))
+    assert probe is not None and probe.probe
+    assert fleet.has_room(NEEDS)
+    fleet.set_breaker(0, CLOSED)
+    assert fleet.describe()[0]["breaker"] == "closed"
+    fleet.check_integrity()
+
+
 def test_refused_names_are_not_kept() -> None:
     fleet = Fleet()
     add(fleet, A)
@@ -138,7 +163,9 @@ def test_more_workers_than_the_arrays_began_with() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["up", "down", "gone", "drain", "reserve", "release"]),
+            st.sampled_from(
+                ["up", "down", "gone", "drain", "reserve", "reserve", "release", "breaker"]
+            ),
             st.integers(0, 3),
             st.integers(1, 3),
         ),
@@ -164,6 +191,8 @@ def test_any_history(history: list[tuple[str, int, int]]) -> None:
             fleet.reserve(NodeId(nodes), int(fleet.with_room(NEEDS)[0]), size)
         elif verb == "release":
             fleet.release(NodeId(which))
+        elif verb == "breaker" and worker in fleet.rows:
+            fleet.set_breaker(fleet.rows[worker], size - 1)
         fleet.check_integrity()
         assert fleet.has_room(NEEDS) == bool(fleet.with_room(NEEDS).size)
         if fleet.has_room(NEEDS) and not room:

@@ -173,6 +173,20 @@ class GraphMachine(RuleBasedStateMachine):
         self.graph.configure("recover", "max_attempts", attempts)
         self.graph.configure("admit", "max_pending", pending)
 
+    @rule(failures=st.integers(0, 3), open_s=st.sampled_from([0.1, 2.0]))
+    def configure_breakers(self, failures: int, open_s: float) -> None:
+        """Off, at the first failure, or later."""
+        self.graph.configure("observe", "breaker_failures", failures)
+        self.graph.configure("observe", "breaker_open_s", open_s)
+
+    @precondition(lambda self: self.held)
+    @rule(worker=st.sampled_from(WORKERS))
+    def break_down(self, worker: str) -> None:
+        """Everything it holds fails, and what it is given meanwhile."""
+        for _ in range(6):
+            for node in self.graph.on(worker):
+                self.graph.fail(node)
+
 
 def test_any_interleaving() -> None:
     run_state_machine_as_test(

@@ -13,9 +13,10 @@ from sage.runtime import JobManager
 
 from sage_llm_ops.core.defaults import serving
 from sage_llm_ops.engines.sim import SimOptions
-from sage_llm_ops.pipeline.simulate import Arrival, CancelAt, Crash, SimReport, simulate
+from sage_llm_ops.pipeline.simulate import Ailing, Arrival, CancelAt, Crash, SimReport, simulate
 from sage_llm_ops.pipeline.synthetic import generate_trace
 from sage_llm_ops.pipeline.traces import to_request
+from sage_llm_ops.telemetry import Ledger
 from sage_llm_ops.testing.requests import make_request
 
 FAST = SimOptions(kv_blocks=4096, block_size=512, max_num_seqs=4, visible_tokens=False)
@@ -91,6 +92,31 @@ def test_the_same_in_every_process() -> None:
         assert process.returncode == 0
         digests.add(out.decode().strip())
     assert len(digests) == 1
+
+
+def ailing(**options: object) -> tuple[SimReport, Ledger]:
+    """For a while one worker fails at once whatever it is given, and so attracts all there is."""
+    book = Ledger(keep=10_000)
+    report = simulate(
+        serving(),
+        arrivals(600),
+        instances=2,
+        options=FAST,
+        faults=[Ailing(2.0, "sim0", 8.0)],
+        ledger=book,
+        **options,  # type: ignore[arg-type]
+    )
+    return report, book
+
+
+def test_a_worker_that_fails_what_it_is_given_is_left_alone_and_comes_back() -> None:
+    report, book = ailing()
+    assert report.ends == {"": 600}
+    told = [entry.code for entry in book.entries() if entry.kind == "breaker"]
+    assert told == ["opened", "half_open", "opened", "half_open", "closed"]
+    assert report.table["total"]["retries"] < 10, "those that opened it, and one probe"
+    assert report.digest == ailing(fuse=False)[0].digest
+    assert report.table["sim0"]["completed"] > 100
 
 
 def test_deadlines_pass_in_virtual_time() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from sage_llm_ops.operators.base import Emitted, Operator
-from sage_llm_ops.types.events import Admitted, Arrive, Broken, Job, Outcome
+from sage_llm_ops.types.events import Admitted, Arrive, Broken, Job, Outcome, Timer
 
 
 class AdmitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,8 +21,8 @@ class Admit(Operator):
     """Refuses what nobody here could ever serve; gives the rest its deadline timer."""
 
     name = "admit"
-    takes = {Arrive: "arrive"}
-    emits = (Admitted, Outcome)
+    takes = {Arrive: "arrive", Timer: "timer"}
+    emits = (Admitted, Outcome, Timer)
     Options = AdmitOptions
     live = frozenset({"max_pending", "default_timeout_s"})
 
@@ -41,6 +41,11 @@ class Admit(Operator):
         if timeout is not None:
             plane.timers.at(request.arrived + timeout, "deadline", request.id)
         return Admitted(event.seq, event.now, job)
+
+    def timer(self, event: Timer) -> Emitted:
+        if event.kind != "quarantine":
+            return event
+        self.plane.quarantine.forget(event.key)
 
     def _refusal(self, job: Job) -> tuple[str, str]:
         plane, request = self.plane, job.request
@@ -67,6 +72,14 @@ class Admit(Operator):
             return "no_instance", (
                 f"no instance does {request.task!r} with model {request.model!r}; models here: {known}"
             )
+        if plane.quarantine.held:  # hardly ever: nothing is hashed before a request has killed
+            first = plane.quarantine.first(request)
+            if first is not None:
+                return "quarantined", (
+                    f"model, prompt and sampling are those of request {first!r}, under which workers "
+                    "died: it is kept from the others; send it later (recover.quarantine_s) or "
+                    "change it"
+                )
         shortest = plane.fleet.shortest(job.needs)
         wanted = request.n_prompt + (request.max_tokens if request.task == "generate" else 0)
         if shortest and wanted > shortest:

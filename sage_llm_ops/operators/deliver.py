@@ -7,7 +7,9 @@ from typing import Any
 from sage_llm_ops.operators.base import Emitted, Operator, log
 from sage_llm_ops.types.events import Outcome
 
-REFUSALS = frozenset({"duplicate_request", "overloaded", "no_instance", "invalid_request"})
+REFUSALS = frozenset(
+    {"duplicate_request", "overloaded", "no_instance", "invalid_request", "quarantined"}
+)
 """Ends of requests that Admit never let in."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from sage_llm_ops.fleet import Fleet
+from sage_llm_ops.scheduler_ir import Quarantine
 from sage_llm_ops.telemetry import Ledger, Metrics
 from sage_llm_ops.types.events import Job, Outcome
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
@@ -70,6 +71,8 @@ class Plane:
         """Accepted and not ended; Admit adds, Deliver removes."""
         self.running: dict[NodeId, Job] = {}
         """Attempts on workers; Advance adds and removes."""
+        self.quarantine = Quarantine()
+        """Recover adds, Admit looks and forgets."""
         self.broken = 0
         """Handlers that raised: always a defect."""
         self._nodes = 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from sage_llm_ops.operators.advance import STOPPED
 from sage_llm_ops.operators.base import Emitted, Operator
+from sage_llm_ops.scheduler_ir import RetryBudget, RetryRule
 from sage_llm_ops.types.events import AttemptFailed, Job, Outcome, Retry
 
 FINAL = frozenset({"invalid_request", "capability"})
@@ -17,10 +20,28 @@ nobody else; a worker that leaves in order is nobody's fault. So often that cost
 
 
 class RecoverOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`max_deaths`: so many workers may die under a request before it is kept from the others."""
+    """`max_deaths`: so many workers may die under a request before it is kept from the others, and
+    whoever asks the same within `quarantine_s` (0: only it) is refused.
+
+    `retry_share`, `retry_floor`, `retry_window_s`: the retry budget of all requests together, see
+    `scheduler_ir/retry_budget.py`. What died with its worker or was never taken goes on at no
+    charge: `max_deaths` and `FREE_REFUSALS` bound that, and the death of a large worker must not
+    cost anybody an answer.
+    """
 
     max_attempts: int = 4
     max_deaths: int = 2
+    quarantine_s: float = 60.0
+    retry_share: float = 0.2
+    retry_floor: int = 100
+    retry_window_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("quarantine_s", "retry_share", "retry_floor"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be 0 or more")
+        if not self.retry_window_s > 0:
+            raise ValueError(f"retry_window_s={self.retry_window_s!r} must be above 0")
 
 
 class Recover(Operator):
@@ -30,13 +51,19 @@ class Recover(Operator):
     takes = {AttemptFailed: "attempt_failed"}
     emits = (Retry, Outcome)
     Options = RecoverOptions
-    live = frozenset({"max_attempts", "max_deaths"})
+    live = frozenset(RecoverOptions.__struct_fields__)
+
+    def __init__(self, plane: Any, options: Any, identity: str) -> None:
+        super().__init__(plane, options, identity)
+        self.budget = RetryBudget()
 
     def attempt_failed(self, event: AttemptFailed) -> Emitted:
         job = event.job
         job.deaths += event.died
+        free = event.died
         if event.reason == "worker_lost" and not event.died and job.refused < FREE_REFUSALS:
             job.refused += 1
+            free = True
         if job.worker is not None and job.worker not in job.excluded:
             job.excluded = (*job.excluded, job.worker)
         if job.cancelled:
@@ -45,6 +72,10 @@ class Recover(Operator):
         if job.delivered >= job.request.max_tokens and job.request.task == "generate":
             return Outcome(event.seq, event.now, job, finish_reason="length")
         code, message = self._verdict(job, event)
+        if not code and not free:
+            code, message = self._within_budget(event)
+        if code == "quarantined":
+            self._keep(event)
         if code:
             return Outcome(event.seq, event.now, job, code=code, message=message)
         self.plane.ledger.retry(
@@ -69,3 +100,25 @@ class Recover(Operator):
         if job.attempt - job.refused >= self.options.max_attempts:
             return event.reason, f"{event.message}; attempt {job.attempt} was the last allowed"
         return "", ""
+
+    def _within_budget(self, event: AttemptFailed) -> tuple[str, str]:
+        """As `_verdict`; takes one retry out of the budget."""
+        options, accepted = self.options, self.plane.metrics.accepted
+        rule = RetryRule(options.retry_share, options.retry_floor, options.retry_window_s)
+        if self.budget.take(event.now, accepted, rule):
+            return "", ""
+        return event.reason, (
+            f"{event.message}; the retry budget is spent: {self.budget.spent} retries within "
+            f"{rule.window_s:g} s (retry_share={rule.share:g}, retry_floor={rule.floor}, "
+            "retry_window_s): see what fails, or raise them"
+        )
+
+    def _keep(self, event: AttemptFailed) -> None:
+        """Whoever asks the same again meets the same end at the door, for a while."""
+        plane, wait = self.plane, self.options.quarantine_s
+        if wait:
+            name, forgotten = plane.quarantine.add(event.job.request)
+            if forgotten:
+                plane.timers.cancel("quarantine", forgotten)
+            if name:
+                plane.timers.at(event.now + wait, "quarantine", name, daemon=True)

@@ -1,6 +1,8 @@
 """Who is next and where it goes. Pure state machines: no SAGE, engine, thread or clock in here."""
 
 from sage_llm_ops.scheduler_ir.pd_separation import SPLITTERS, PDNever, Split
+from sage_llm_ops.scheduler_ir.quarantine import Quarantine
+from sage_llm_ops.scheduler_ir.retry_budget import RetryBudget, RetryRule
 from sage_llm_ops.scheduler_ir.routing import ROUTINGS, Choice, Routing
 from sage_llm_ops.scheduler_ir.strategies import STRATEGIES, Strategy
 
@@ -10,6 +12,9 @@ __all__ = [
     "STRATEGIES",
     "Choice",
     "PDNever",
+    "Quarantine",
+    "RetryBudget",
+    "RetryRule",
     "Routing",
     "Split",
     "Strategy",

@@ -73,9 +73,17 @@ class GraphMachine(RuleBasedStateMachine):
         model=st.sampled_from([MODEL, MODEL, "other"]),
         pin=st.sampled_from(["", "", "", *WORKERS]),
         greedy=st.booleans(),
+        n_prompt=st.integers(1, 6),
     )
     def arrive(
-        self, n: int, priority: int, timeout: float | None, model: str, pin: str, greedy: bool
+        self,
+        n: int,
+        priority: int,
+        timeout: float | None,
+        model: str,
+        pin: str,
+        greedy: bool,
+        n_prompt: int,
     ) -> None:
         for _ in range(n):
             self.count += 1
@@ -85,6 +93,7 @@ class GraphMachine(RuleBasedStateMachine):
                 timeout_s=timeout,
                 model=model,
                 pin=pin,
+                n_prompt=n_prompt,
                 temperature=0.0 if greedy else 1.0,
             )
 
@@ -178,6 +187,13 @@ class GraphMachine(RuleBasedStateMachine):
         """Off, at the first failure, or later."""
         self.graph.configure("observe", "breaker_failures", failures)
         self.graph.configure("observe", "breaker_open_s", open_s)
+
+    @rule(floor=st.integers(0, 3), share=st.sampled_from([0.0, 0.5]), keep=st.sampled_from([0, 5]))
+    def configure_recovery(self, floor: int, share: float, keep: int) -> None:
+        """Few retries; short quarantines or none."""
+        self.graph.configure("recover", "retry_floor", floor)
+        self.graph.configure("recover", "retry_share", share)
+        self.graph.configure("recover", "quarantine_s", float(keep))
 
     @precondition(lambda self: self.held)
     @rule(worker=st.sampled_from(WORKERS))

@@ -57,6 +57,8 @@ def trouble(spec: PipelineSpec, path: Path, seed: int) -> dict[str, int]:
     pipeline.start()
     pipeline.configure("observe", "breaker_failures", 2)
     pipeline.configure("observe", "breaker_open_s", 0.01)
+    pipeline.configure("recover", "retry_floor", 10)
+    pipeline.configure("recover", "quarantine_s", 0.02)
     plan = FaultPlan(seed=seed, kill=0.03, refuse=0.02, fail=0.05, repeat=0.05, lie=0.01)
     uplink = Restarts(FaultyUplink(pipeline.hands, plan))
     fast = {"prefill_ms": [0.0, 0.0, 0.2], "decode_ms": [0.0, 0.0, 0.1], "decode_floor_ms": 0.0}

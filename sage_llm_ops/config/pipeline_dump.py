@@ -16,8 +16,10 @@ def dump_pipeline(spec: PipelineSpec) -> str:
     What stands at its default is left out. Raises `ConfigError` for options that TOML cannot hold.
     """
     header: dict[str, Any] = {"name": spec.name, "max_in_flight": spec.max_in_flight}
-    if spec.ledger is not None:
-        header["ledger"] = spec.ledger
+    for name in ("max_unread_tokens", "slow_reader", "ledger"):
+        value = getattr(spec, name)
+        if value != PipelineSpec.__dataclass_fields__[name].default:
+            header[name] = value
     blocks = [["[pipeline]", *assignments(header, "pipeline")]]
     blocks += [_operator(f"operators[{i}]", op) for i, op in enumerate(spec.operators)]
     blocks += [_instance(f"instances[{i}]", one) for i, one in enumerate(spec.instances)]

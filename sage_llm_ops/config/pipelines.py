@@ -35,7 +35,7 @@ from sage_llm_ops.config.toml_source import TomlSource, read_toml
 from sage_llm_ops.types.pipelines import SOURCE, OperatorSpec, PipelineSpec
 
 TABLES = ("pipeline", "operators", "instances", "simulate")
-_HEADER = ("name", "max_in_flight", "ledger")
+_HEADER = ("name", "max_in_flight", "max_unread_tokens", "slow_reader", "ledger")
 _WIRING = ("use", "name", "inputs")
 _SHAPE = Shape(
     {

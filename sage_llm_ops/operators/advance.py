@@ -94,32 +94,33 @@ class Advance(Operator):
         job = self.plane.jobs.get(event.request)
         if job is None or job.node is None:
             return event
-        return self._stop(event, job, "cancelled")
+        return self._stop(event, job, event.code, event.message)
 
     def timer(self, event: Timer) -> Emitted:
         job = self.plane.jobs.get(RequestId(event.key))
         if job is None or job.node is None:
             return event
         if event.kind == "deadline":
-            return self._stop(event, job, "deadline_expired")
+            return self._stop(event, job, "deadline_expired", "")
         if event.kind == "cancel_ack":
             self.plane.running.pop(job.node, None)
             job.node = None
             return self._stopped(event, job)
         return event
 
-    def _stop(self, event: Event, job: Job, code: str) -> Emitted:
+    def _stop(self, event: Event, job: Job, code: str, message: str) -> Emitted:
         """Ask the worker once; the first reason stays."""
         if job.cancelled or job.node is None or job.worker is None:
             return None
-        job.cancelled = code
+        job.cancelled, job.cancel_message = code, message or STOPPED[code]
         grace = event.now + self.options.cancel_grace_s
         self.plane.timers.at(grace, "cancel_ack", job.request.id)
         return NodeCancel(event.seq, event.now, job, job.node, job.worker)
 
     def _stopped(self, event: Event, job: Job) -> Outcome:
         code = job.cancelled or "cancelled"
-        return Outcome(event.seq, event.now, job, code=code, message=STOPPED[code])
+        message = job.cancel_message or STOPPED[code]
+        return Outcome(event.seq, event.now, job, code=code, message=message)
 
     def _lost(
         self, event: Event, job: Job, delivered: int, reason: str, message: str, *, died: bool
@@ -138,4 +139,4 @@ STOPPED = {
     "cancelled": "cancelled by its caller",
     "deadline_expired": "its timeout passed; raise timeout_ms or add instances",
 }
-"""What a stopped request tells its caller."""
+"""What a stopped request tells its caller, where whoever stopped it says no more."""

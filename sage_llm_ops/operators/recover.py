@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from sage_llm_ops.operators.advance import STOPPED
 from sage_llm_ops.operators.base import Emitted, Operator
 from sage_llm_ops.scheduler_ir import RetryBudget, RetryRule
 from sage_llm_ops.types.events import AttemptFailed, Job, Outcome, Retry
@@ -67,8 +66,8 @@ class Recover(Operator):
         if job.worker is not None and job.worker not in job.excluded:
             job.excluded = (*job.excluded, job.worker)
         if job.cancelled:
-            code = job.cancelled
-            return Outcome(event.seq, event.now, job, code=code, message=STOPPED[code])
+            code, message = job.cancelled, job.cancel_message
+            return Outcome(event.seq, event.now, job, code=code, message=message)
         if job.delivered >= job.request.max_tokens and job.request.task == "generate":
             return Outcome(event.seq, event.now, job, finish_reason="length")
         code, message = self._verdict(job, event)

@@ -110,12 +110,12 @@ class Schedule(Operator):
         return self._next(event, [self._end(event, job, "integrity", message)])
 
     def cancel(self, event: Cancel) -> Emitted:
-        return self._drop(event, event.request, "cancelled")
+        return self._drop(event, event.request, event.code, event.message)
 
     def timer(self, event: Timer) -> Emitted:
         if event.kind != "deadline":
             return self._next(event, [])
-        return self._drop(event, RequestId(event.key), "deadline_expired")
+        return self._drop(event, RequestId(event.key), "deadline_expired", "")
 
     def moved(self, event: Event) -> Emitted:
         return self._next(event, [])
@@ -136,11 +136,11 @@ class Schedule(Operator):
             return self._end(event, event.job, "integrity", f"operator {self.id!r}: {error!r}")
         return passed
 
-    def _drop(self, event: Event, request: RequestId, code: str) -> Emitted:
+    def _drop(self, event: Event, request: RequestId, code: str, message: str) -> Emitted:
         job = self.strategy.remove(request)
         if job is None:
             return self._next(event, [])
-        return self._next(event, [self._end(event, job, code, STOPPED[code])])
+        return self._next(event, [self._end(event, job, code, message or STOPPED[code])])
 
     def _answered(self, job: Job) -> None:
         if self.offered != job.request.id:

@@ -17,6 +17,9 @@ from sage_llm_ops.types.results import RequestResult, Timings, Usage
 
 log = logging.getLogger("sage_llm_ops.pipeline")
 
+NOBODY = 1 << 62
+"""Tokens read where nobody reads: nobody is never behind."""
+
 _LOCK = threading.Lock()
 """Guards changes of waiter tuples; shared, because a lock for each request costs more than it saves.
 Writers, who call the waiters for every token, read the tuple without it."""
@@ -31,11 +34,14 @@ class RequestHandle:
     __slots__ = (
         "_error",
         "_outcome",
+        "_read",
+        "_readers",
         "_result",
         "_tokenizer",
         "_waiters",
         "attempt",
         "embedding",
+        "lagging",
         "request",
         "tokens",
         "worker",
@@ -53,6 +59,11 @@ class RequestHandle:
         self._result: RequestResult | None = None
         self._error: Exception | None = None
         self._waiters: tuple[Callable[[], Any], ...] = ()
+        self._readers = 0
+        self._read = NOBODY
+        """Tokens that the fastest of its streams has handed on."""
+        self.lagging = False
+        """Whether its streams were found too far behind."""
 
     @property
     def request_id(self) -> str:
@@ -61,12 +72,14 @@ class RequestHandle:
 
     # -- writers ------------------------------------------------------------------------------
 
-    def push(self, offset: int, ids: list[int]) -> None:
-        """New tokens at `offset`, which must be the next one: a gap or a repetition is a defect."""
+    def push(self, offset: int, ids: list[int]) -> int:
+        """New tokens at `offset`, which must be the next one: a gap or a repetition is a defect.
+        Returns how many wait for its fastest stream; below 0 where nobody reads one."""
         if offset != len(self.tokens):
             raise IntegrityError(f"token {offset} came where {len(self.tokens)} was due")
         self.tokens.extend(ids)
         self._wake()
+        return len(self.tokens) - self._read
 
     def finish(self, outcome: Outcome) -> None:
         """The one end; the second call is a defect."""
@@ -164,7 +177,7 @@ class RequestHandle:
             if not news.done():
                 news.set_result(None)
 
-        waiter = self.subscribe(lambda: bridge.post(wake))
+        waiter = self._begin_stream(lambda: bridge.post(wake))
         seen = 0
         try:
             while True:
@@ -172,6 +185,7 @@ class RequestHandle:
                 fresh = self.tokens[seen:]
                 seen += len(fresh)
                 if fresh:
+                    self._read = max(self._read, seen)
                     yield fresh
                 if end is not None and seen == len(self.tokens):
                     break
@@ -180,13 +194,13 @@ class RequestHandle:
                     news = loop.create_future()
                     await news
         finally:
-            self.unsubscribe(waiter)
+            self._end_stream(waiter)
         self._check(end)
 
     def iter(self, timeout: float | None = None) -> Iterator[list[int]]:
         """`stream` for threads. `timeout` bounds the wait for each piece."""
         news = threading.Event()
-        waiter = self.subscribe(news.set)
+        waiter = self._begin_stream(news.set)
         seen = 0
         try:
             while True:
@@ -195,16 +209,32 @@ class RequestHandle:
                 fresh = self.tokens[seen:]
                 seen += len(fresh)
                 if fresh:
+                    self._read = max(self._read, seen)
                     yield fresh
                 if end is not None and seen == len(self.tokens):
                     break
                 if not fresh and not news.wait(timeout):
                     raise TimeoutError(f"request {self.request.id!r}: no token for {timeout} s")
         finally:
-            self.unsubscribe(waiter)
+            self._end_stream(waiter)
         self._check(end)
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _begin_stream(self, wake: Callable[[], Any]) -> Callable[[], Any]:
+        """Who begins late is not behind with what came before."""
+        with _LOCK:
+            self._readers += 1
+            if self._readers == 1:
+                self._read = len(self.tokens)
+        return self.subscribe(wake)
+
+    def _end_stream(self, wake: Callable[[], Any]) -> None:
+        self.unsubscribe(wake)
+        with _LOCK:
+            self._readers -= 1
+            if not self._readers:
+                self._read = NOBODY
 
     async def _async_result(self) -> RequestResult:
         if self._outcome is None:

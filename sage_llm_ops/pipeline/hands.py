@@ -7,6 +7,7 @@ posted to the source. The table of running nodes is the only thing both sides sh
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from sage_llm_ops.pipeline.loop_bridge import hold, release
 from sage_llm_ops.types.capabilities import Capabilities, first_set
 from sage_llm_ops.types.errors import CapabilityError, IntegrityError
 from sage_llm_ops.types.events import (
+    Cancel,
     FirstToken,
     Job,
     Load,
@@ -64,6 +66,9 @@ class LiveHands:
         source: LiveSource,
         on_end: Callable[[], None],
         remember: Callable[[RequestHandle], None] | None = None,
+        *,
+        max_unread: int = 0,
+        cancel_slow: bool = True,
     ) -> None:
         self.workers: dict[WorkerId, Worker] = {}
         self.handles: dict[RequestId, RequestHandle] = {}
@@ -75,6 +80,8 @@ class LiveHands:
         self._source = source
         self._on_end = on_end
         self._remember = remember
+        self._max_unread = max_unread or sys.maxsize
+        self._cancel_slow = cancel_slow
         self._routes: dict[NodeId, Route] = {}
         self._streams: defaultdict[WorkerId, threading.RLock] = defaultdict(threading.RLock)
         """Held while a worker reports, so that nobody counts its tokens half way."""
@@ -236,7 +243,9 @@ class LiveHands:
         if kind is Tokens:
             assert isinstance(event, Tokens)
             first = not route.delivered
-            route.handle.push(event.offset, event.ids)
+            unread = route.handle.push(event.offset, event.ids)
+            if unread > self._max_unread:
+                self._too_slow(route.handle, unread)
             route.delivered += len(event.ids)
             if first and event.ids:
                 at = self._source.clock()
@@ -249,6 +258,20 @@ class LiveHands:
         elif kind is Failed:
             assert isinstance(event, Failed)
             self._fail(event.node, event.code, event.message)
+
+    def _too_slow(self, handle: RequestHandle, unread: int) -> None:
+        """Once per request: as an event, so that a replay ends it too."""
+        if handle.lagging:
+            return
+        handle.lagging = True
+        said = f"its reader is {unread} tokens behind, max_unread_tokens={self._max_unread}"
+        if not self._cancel_slow:
+            log.warning("request %r: %s; they are kept", handle.request.id, said)
+            return
+        fix = "read faster, raise it, or set slow_reader to 'buffer'"
+        self._source.post(
+            Cancel(request=handle.request.id, code="slow_reader", message=f"{said}; {fix}")
+        )
 
     def _on_done(self, route: Route, event: Done) -> None:
         if event.n_tokens != route.delivered:

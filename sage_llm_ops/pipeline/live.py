@@ -67,7 +67,13 @@ class LivePipeline:
         self.source = LiveSource(clock)
         self._record = record
         self._recorder: Recorder | None = None
-        self.hands = LiveHands(self.source, self._ended, remember)
+        self.hands = LiveHands(
+            self.source,
+            self._ended,
+            remember,
+            max_unread=spec.max_unread_tokens,
+            cancel_slow=spec.slow_reader == "cancel",
+        )
         self.plane = Plane(self.source, self.hands, self.ledger, prefix)
         self.operators = self.graph.operators(self.plane)
         self._env = wire(self.graph, self.operators, self.source)

@@ -23,6 +23,7 @@
             ├── RequestCancelled
             ├── WorkerLost
             ├── EngineFailed
+            ├── SlowReader
             ├── Quarantined
             └── PipelineDied
 
@@ -234,8 +235,15 @@ class EngineFailed(RequestFailed):
     code = "engine_failed"
 
 
+class SlowReader(RequestFailed):
+    """Whoever reads its stream fell too many tokens behind."""
+
+    code = "slow_reader"
+
+
 class Quarantined(RequestFailed):
-    """Its attempts coincided with too many worker deaths: it is not given to another worker."""
+    """Its attempts, or those of another request with the same content, coincided with too many
+    worker deaths: it is not given to another worker."""
 
     code = "quarantined"
 

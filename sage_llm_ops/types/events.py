@@ -30,9 +30,12 @@ class Arrive(Event):
 
 
 class Cancel(Event):
-    """The caller wants no more of it."""
+    """The caller wants no more of it; or, with another `code`, somebody stops it for him and says
+    why."""
 
     request: RequestId
+    code: str = "cancelled"
+    message: str = ""
 
 
 class NodeAccepted(Event):
@@ -160,6 +163,7 @@ class Job:
         "accepted",
         "attempt",
         "cached",
+        "cancel_message",
         "cancelled",
         "deaths",
         "delivered",
@@ -198,6 +202,8 @@ class Job:
         self.cached = 0
         self.cancelled = ""
         """Error code of a stop that was asked for and is not acknowledged yet."""
+        self.cancel_message = ""
+        """What its caller is told then."""
 
 
 class Inner(msgspec.Struct, gc=False):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from sage_llm_ops.types.errors import ConfigError
+from sage_llm_ops.types.errors import ConfigError, UnknownName
 from sage_llm_ops.types.instances import ExecutionInstance
 
 SOURCE = "source"
 """The input that no operator makes: where events enter."""
+
+
+SLOW_READERS = ("cancel", "buffer")
 
 
 class Where(TypedDict):
@@ -51,6 +54,11 @@ class PipelineSpec:
     instances: tuple[ExecutionInstance, ...] = ()
     max_in_flight: int = 10_000
     """Accepted and not yet ended requests; one more is refused as `Overloaded`."""
+    max_unread_tokens: int = 65_536
+    """So many tokens may whoever reads a stream be behind; 0: any number."""
+    slow_reader: str = "cancel"
+    """What becomes of a request whose reader is further behind: `cancel`, or `buffer`, which tells
+    the log and keeps what comes."""
     ledger: str | None = None
     """Path of the decision ledger; None keeps the latest decisions in memory only."""
     simulate: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +72,13 @@ class PipelineSpec:
             raise ConfigError(
                 f"max_in_flight={self.max_in_flight} must be at least 1", key="max_in_flight"
             )
+        if self.max_unread_tokens < 0:
+            raise ConfigError(
+                f"max_unread_tokens={self.max_unread_tokens} must be 0 (any number) or more",
+                key="max_unread_tokens",
+            )
+        if self.slow_reader not in SLOW_READERS:
+            raise UnknownName("policy", self.slow_reader, SLOW_READERS, key="slow_reader")
         if self.ledger == "":
             raise ConfigError("must name a file; leave it out for no ledger", key="ledger")
 

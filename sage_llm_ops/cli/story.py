@@ -34,6 +34,9 @@ def _lines(entries: Told) -> Iterator[str]:
     first = entries[0][1]
     arrived = first.now - first.waited_s
     yield _summary([entry for _, entry in entries], arrived)
+    trace = next((entry.trace for _, entry in entries if entry.trace), "")
+    if trace:
+        yield f"traced as {trace}"
     yield ""
     yield (
         f"{0.0:+9.3f} s  arrived"

@@ -51,10 +51,13 @@ def _given(noun: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     nested: dict[str, dict[str, Any]] = {}
     for spec in dataclasses.fields(noun):
         value = getattr(noun, spec.name)
+        default = spec.default
+        if spec.default_factory is not dataclasses.MISSING:
+            default = spec.default_factory()
         if dataclasses.is_dataclass(value):
             nested[spec.name] = _given(value)[0]
         elif isinstance(value, dict):
             nested.update({spec.name: value} if value else {})
-        elif value != spec.default:
+        elif value != default:
             plain[spec.name] = value
     return plain, nested

@@ -229,11 +229,13 @@ class ControlPlane:
         return True
 
     def model_for(self, name: str | None) -> str:
-        """The named model if it is served here; without a name the only one."""
+        """The named model, alias or adapter if it is served here; without a name the only model."""
         served = list(dict.fromkeys(i.model_name for i in self.instances.values()))
         if name is not None:
-            if name not in served:
-                raise NoInstance(f"no instance serves model {name!r}; models here: {served}")
+            others = [other for i in self.instances.values() for other in i.other_names]
+            if name not in served and name not in others:
+                known = list(dict.fromkeys((*served, *others)))
+                raise NoInstance(f"no instance serves model {name!r}; models here: {known}")
             return name
         if not served:
             raise NoInstance("no instance is registered; register one first")
@@ -242,13 +244,15 @@ class ControlPlane:
         return served[0]
 
     def tokenizer(self, model: str) -> Tokenizer:
-        """The tokenizer of a served model, loaded once."""
+        """The tokenizer of a served model, loaded once; an alias or adapter has its model's."""
         with self._lock:
             found = self._tokenizers.get(model)
             if found is None:
-                instance = next(i for i in self._runs.values() if i.model_name == model)
+                instance = next(
+                    i for i in self._runs.values() if model in (i.model_name, *i.other_names)
+                )
                 engine = instance.engine or self.default_engine
-                found = tokenizer_for(engine, model, instance.options)
+                found = tokenizer_for(engine, instance.model_name, instance.options)
                 self._tokenizers[model] = found
             return found
 

@@ -48,6 +48,8 @@ class Honoured:
             can = hello.capabilities
             if attached is None or pin not in ("", worker) or not can.ignores:
                 continue
-            if (attached.instance.model_name or hello.model) == model and "generate" in can.tasks:
+            instance = attached.instance
+            names = (instance.model_name or hello.model, *instance.other_names)
+            if model in names and "generate" in can.tasks:
                 found[hello.engine, can.ignores] = (hello.engine, can)
         return tuple(found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,6 +64,7 @@ def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> R
         timeout_s=_seconds(_positive("timeout_ms", metadata.timeout_ms, identity)),
         task=task.value,
         pin=metadata.pin or "",
+        trace=_trace(metadata.trace, identity),
     )
 
 
@@ -191,6 +193,24 @@ def _buffer(ids: Sequence[int], identity: RequestId) -> bytes:
             "prompt_token_ids must be one list of numbers from 0 to 2147483647", request_id=identity
         )
     return array.astype("<i4").tobytes()
+
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+
+
+def _trace(given: str | None, identity: RequestId) -> str:
+    """The W3C form, checked here: further on it is passed by without another look."""
+    if not given:
+        return ""
+    if not isinstance(given, str) or not _TRACEPARENT.fullmatch(given):
+        raise InvalidRequest(
+            f"trace={given!r} is no W3C traceparent; it reads VERSION-TRACE-SPAN-FLAGS with 2, 32, "
+            "16 and 2 lower-case hexadecimal digits, trace and span not all 0",
+            request_id=identity,
+        )
+    return given
 
 
 def _positive(name: str, value: float | None, identity: RequestId) -> float | None:

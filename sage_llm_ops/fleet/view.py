@@ -61,7 +61,8 @@ class Fleet:
         self.kv_usage = np.full(8, np.nan)
         self._serves: list[tuple[Needs, ...]] = []
         self._lengths: list[int] = []
-        self._models: list[str] = []
+        self._models: list[tuple[str, ...]] = []
+        """Names under which each serves, the model's own first."""
         self._up: dict[Needs, Rows] = {}
         self._may: dict[Needs, bool] = {}
         self._shortest: dict[Needs, int] = {}
@@ -74,8 +75,8 @@ class Fleet:
 
     # -- membership ---------------------------------------------------------------------------
 
-    def join(self, worker: WorkerId, model: str) -> None:
-        """Register a worker that may serve `model` once it is up."""
+    def join(self, worker: WorkerId, *models: str) -> None:
+        """Register a worker that may serve these names once it is up."""
         row = self.rows.get(worker)
         if row is None:
             row = len(self.ids)
@@ -83,11 +84,11 @@ class Fleet:
             self.rows[worker] = row
             self._serves.append(())
             self._lengths.append(0)
-            self._models.append(model)
+            self._models.append(models)
             self._grow(row + 1)
         elif self.state[row] != GONE:
             raise IntegrityError(f"worker {worker!r} joined twice")
-        self._models[row] = model
+        self._models[row] = models
         self._serves[row] = ()
         self.state[row] = DOWN
         self._leaving.discard(row)
@@ -95,15 +96,25 @@ class Fleet:
         self.version += 1
 
     def up(
-        self, worker: WorkerId, model: str, slots: int, max_len: int, tasks: tuple[str, ...]
+        self,
+        worker: WorkerId,
+        models: tuple[str, ...],
+        slots: int,
+        max_len: int,
+        tasks: tuple[str, ...],
     ) -> None:
         """The worker takes nodes from now on."""
         row = self.rows[worker]
         if self.state[row] == GONE:
             return  # said before it left, heard after it: only `join` brings it back
         before = self._serves[row]
-        self._models[row] = model
-        self._serves[row] = tuple((model, task, pin) for task in tasks for pin in ("", worker))
+        self._models[row] = models
+        self._serves[row] = tuple(
+            (model, task, pin)
+            for model in dict.fromkeys(models)
+            for task in tasks
+            for pin in ("", worker)
+        )
         self._lengths[row] = max_len
         self.slots[row] = slots
         self.state[row] = DRAINING if row in self._leaving else UP
@@ -205,16 +216,17 @@ class Fleet:
         return self._shortest.get(needs)
 
     def models(self) -> list[str]:
-        """Models of the registered workers, each once, in join order."""
-        alive = [m for row, m in enumerate(self._models) if self.state[row] != GONE]
-        return list(dict.fromkeys(alive))
+        """Names that the registered workers serve, each once, in join order."""
+        alive = [names for row, names in enumerate(self._models) if self.state[row] != GONE]
+        return list(dict.fromkeys(name for names in alive for name in names))
 
     def describe(self) -> list[dict[str, Any]]:
         """One plain row a worker, for people and metrics."""
         return [
             {
                 "worker": worker,
-                "model": self._models[row],
+                "model": self._models[row][0],
+                "models": list(self._models[row]),
                 "state": STATES[self.state[row]],
                 "breaker": BREAKERS[self.breaker[row]],
                 "slots": int(self.slots[row]),
@@ -253,7 +265,7 @@ class Fleet:
         model, _, pin = needs
         served = self._serves[row]
         fits = needs in served if served else pin in ("", self.ids[row])
-        return self._models[row] == model and bool(self.state[row] != GONE) and fits
+        return model in self._models[row] and bool(self.state[row] != GONE) and fits
 
     def _sum_free(self, rows: Rows) -> int:
         """A worker that came back smaller may hold more than it takes: it hides nobody's room."""

@@ -30,8 +30,16 @@ class Measure(Operator):
         if self.options.enabled:
             self.plane.metrics.ended(event)
         why = event.message or event.finish_reason
+        request = job.request
         self.plane.ledger.end(
-            event.seq, event.now, job.request.id, job.attempt, event.code, why, job.delivered
+            event.seq,
+            event.now,
+            request.id,
+            job.attempt,
+            event.code,
+            why,
+            job.delivered,
+            request.trace,
         )
         return event
 

@@ -16,7 +16,6 @@ from sage_llm_ops.types.events import (
     Event,
     FirstToken,
     Load,
-    NodeAccepted,
     NodeDone,
     NodeFailed,
     Timer,
@@ -64,7 +63,6 @@ class Observe(Operator):
 
     name = "observe"
     takes = {
-        NodeAccepted: "accepted",
         FirstToken: "first_token",
         NodeDone: "done",
         NodeFailed: "node_failed",
@@ -85,11 +83,6 @@ class Observe(Operator):
         self._breakers: dict[int, Breaker] = {}
         """By row; only of workers that have failed lately: a healthy fleet pays nothing."""
         self._rule = _rule(options)
-
-    def accepted(self, event: NodeAccepted) -> Emitted:
-        job = self.plane.running.get(event.node)
-        if job is not None:
-            job.accepted = True
 
     def first_token(self, event: FirstToken) -> Emitted:
         job = self.plane.running.get(event.node)
@@ -123,13 +116,14 @@ class Observe(Operator):
         return event
 
     def join(self, event: WorkerJoin) -> Emitted:
-        self.plane.fleet.join(event.worker, event.model)
+        self.plane.fleet.join(event.worker, event.model, *event.models)
         self._tell_ledger(event)
 
     def up(self, event: WorkerUp) -> Emitted:
         fleet = self.plane.fleet
         self._forgive(event, fleet.rows[event.worker], "it came up")
-        fleet.up(event.worker, event.model, event.slots, event.max_model_len, event.tasks)
+        models = (event.model, *event.models)
+        fleet.up(event.worker, models, event.slots, event.max_model_len, event.tasks)
         self._tell_ledger(event)
         return event
 

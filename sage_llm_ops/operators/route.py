@@ -53,6 +53,7 @@ class Route(Operator):
             unit=self.routing.unit,
             hits=event.hits,
             waited_s=event.now - request.arrived,
+            trace=request.trace,
         )
         return Placed(event.seq, event.now, job, node)
 
@@ -74,5 +75,5 @@ class Route(Operator):
         )
         plane.fleet.reserve(node.id, choice.row, length + request.max_tokens - job.delivered)
         job.attempt += 1
-        job.node, job.worker, job.placed, job.accepted = node.id, worker, event.now, False
+        job.node, job.worker, job.placed = node.id, worker, event.now
         return node

@@ -43,6 +43,7 @@ class RequestHandle:
         "embedding",
         "lagging",
         "request",
+        "taken",
         "tokens",
         "worker",
     )
@@ -54,6 +55,8 @@ class RequestHandle:
         self.embedding: tuple[float, ...] | None = None
         self.worker: str | None = None
         self.attempt = 0
+        self.taken = False
+        """Whether the worker of the running attempt said that its engine holds it."""
         self._tokenizer = tokenizer
         self._outcome: Outcome | None = None
         self._result: RequestResult | None = None
@@ -99,7 +102,9 @@ class RequestHandle:
     def status(self) -> RequestStatus:
         """Where it stands, as far as the caller's side can tell."""
         if self._outcome is None:
-            return RequestStatus.RUNNING if self.worker else RequestStatus.QUEUED
+            if self.worker is None:
+                return RequestStatus.QUEUED
+            return RequestStatus.RUNNING if self.taken else RequestStatus.SCHEDULED
         if not self._outcome.code:
             return RequestStatus.COMPLETED
         cancelled = self._outcome.code == "cancelled"

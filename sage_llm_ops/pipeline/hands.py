@@ -25,7 +25,6 @@ from sage_llm_ops.types.events import (
     FirstToken,
     Job,
     Load,
-    NodeAccepted,
     NodeDone,
     NodeFailed,
     Outcome,
@@ -86,6 +85,8 @@ class LiveHands:
         self._streams: defaultdict[WorkerId, threading.RLock] = defaultdict(threading.RLock)
         """Held while a worker reports, so that nobody counts its tokens half way."""
         self._ignores: dict[WorkerId, tuple[str, ...]] = {}
+        self._adapters: dict[WorkerId, tuple[str, ...]] = {}
+        """Of the workers that have any."""
         self._emptied = threading.Condition()
         self._awaited: set[WorkerId] = set()
         self._watchers: list[Callable[[str, WorkerId, str], None]] = []
@@ -99,11 +100,14 @@ class LiveHands:
         try:
             if handle is None:
                 raise IntegrityError(f"request {job.request.id!r} has no handle")
-            handle.worker, handle.attempt = worker, node.attempt
+            handle.worker, handle.attempt, handle.taken = worker, node.attempt, False
             self._routes[node.id] = Route(handle, worker)  # first: what fails below must be told
             request = job.request
             node.tokens, node.sampling = request.tokens, request.sampling.after(node.offset)
             node.blocks, node.block_size = request.blocks, request.block_size
+            node.trace = request.trace
+            if self._adapters and node.model in self._adapters.get(worker, ()):
+                node.lora = node.model
             if node.offset:
                 node.tokens += _delivered(handle, node.offset)
             self._check_sampling(worker, request)
@@ -192,6 +196,8 @@ class LiveHands:
         self.hellos[worker] = hello
         self._ignores[worker] = hello.capabilities.ignores
         can = hello.capabilities
+        if can.adapters:
+            self._adapters[worker] = can.adapters
         instance = attached.instance
         slots = instance.max_concurrency or default_slots(can)
         self._source.post(
@@ -201,6 +207,7 @@ class LiveHands:
                 slots=slots,
                 max_model_len=can.max_model_len,
                 tasks=can.tasks,
+                models=(*instance.aliases, *can.adapters),
             )
         )
         self._tell("up", worker, "")
@@ -221,6 +228,7 @@ class LiveHands:
         self.workers.pop(worker, None)
         self.hellos.pop(worker, None)
         self._ignores.pop(worker, None)
+        self._adapters.pop(worker, None)
         self._source.post(WorkerLeave(worker=worker, reason=reason, lost=self._forget(worker)))
 
     def running_on(self, worker: WorkerId) -> int:
@@ -251,7 +259,7 @@ class LiveHands:
                 at = self._source.clock()
                 self._source.inform(FirstToken(node=event.node, cached=event.cached, at=at))
         elif kind is Accepted:
-            self._source.inform(NodeAccepted(node=event.node))
+            route.handle.taken = True
         elif kind is Done:
             assert isinstance(event, Done)
             self._on_done(route, event)

@@ -172,7 +172,9 @@ class LivePipeline:
         """Make a worker known. It takes nodes once it reports itself up."""
         if self.hands.workers.setdefault(worker.id, worker) is not worker:
             raise ConfigError(f"worker {worker.id!r} is attached already; detach it first")
-        self.source.post(WorkerJoin(worker=worker.id, model=worker.instance.model_name))
+        instance = worker.instance
+        names = instance.other_names
+        self.source.post(WorkerJoin(worker=worker.id, model=instance.model_name, models=names))
 
     def drain_worker(self, worker: WorkerId) -> None:
         """Give it nothing new."""

@@ -29,7 +29,6 @@ from sage_llm_ops.types.events import (
     Event,
     FirstToken,
     Job,
-    NodeAccepted,
     NodeDone,
     NodeFailed,
     Outcome,
@@ -41,7 +40,7 @@ from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.pipelines import PipelineSpec
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
-from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Tokens
+from sage_llm_ops.types.wire import Done, EngineEvent, Failed, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +76,13 @@ Arrival = tuple[float, Request]
 class SimWorker:
     """A simulated engine and the nodes it runs."""
 
-    def __init__(self, identity: WorkerId, model: str, options: SimOptions) -> None:
+    def __init__(
+        self, identity: WorkerId, model: str, options: SimOptions, models: tuple[str, ...] = ()
+    ) -> None:
         self.id = identity
         self.model = model
+        self.models = models
+        """Further names: a simulation takes those in the file at their word."""
         self.core = SimCore(options)
         self.delivered: dict[NodeId, int] = {}
         """Running nodes, and the tokens each has brought. Between its first token and its end
@@ -110,7 +113,7 @@ class SimSource(TimerHeap):
     def add(self, worker: SimWorker) -> None:
         """A worker that is there from the beginning."""
         self.workers[worker.id] = worker
-        self._ready.append(WorkerJoin(worker=worker.id, model=worker.model))
+        self._ready.append(WorkerJoin(worker=worker.id, model=worker.model, models=worker.models))
         self._ready.append(self._up(worker))
 
     def __call__(self) -> Any:
@@ -177,8 +180,6 @@ class SimSource(TimerHeap):
             if not worker.delivered[node]:
                 self._ready.append(FirstToken(node=node, cached=event.cached))
             worker.delivered[node] += len(event.ids)
-        elif event.__class__ is Accepted:
-            self._ready.append(NodeAccepted(node=node))
         elif isinstance(event, Done):
             del worker.delivered[node]
             self._ready.append(
@@ -237,6 +238,7 @@ class SimSource(TimerHeap):
             slots=default_slots(can),
             max_model_len=can.max_model_len,
             tasks=can.tasks,
+            models=worker.models,
         )
 
 
@@ -348,9 +350,10 @@ def _workers(
     spec: PipelineSpec, instances: int | None, model: str | None, options: SimOptions | None
 ) -> Iterator[SimWorker]:
     chosen = options or SimOptions.parse({"visible_tokens": False, **spec.simulate})
-    names = [(i.instance_id, i.model_name) for i in spec.instances]
+    named: list[tuple[str, str, tuple[str, ...]]]
+    named = [(i.instance_id, i.model_name, i.other_names) for i in spec.instances]
     if instances is not None:
-        names = [(f"sim{n}", "") for n in range(instances)]
-    served = model or next((name for _, name in names if name), "sim")
-    for identity, name in names or [("sim0", "")]:
-        yield SimWorker(WorkerId(identity), name or served, chosen)
+        named = [(f"sim{n}", "", ()) for n in range(instances)]
+    served = model or next((name for _, name, _ in named if name), "sim")
+    for identity, name, others in named or [("sim0", "", ())]:
+        yield SimWorker(WorkerId(identity), name or served, chosen, others)

@@ -49,6 +49,8 @@ class Entry(msgspec.Struct, gc=False, omit_defaults=True):
     tokens: int = 0
     workers: list[str] = []
     unit: str = ""
+    trace: str = ""
+    """W3C `traceparent` of the request; no part of the digest."""
 
 
 class Ledger:
@@ -128,13 +130,25 @@ class Ledger:
         self._write(Entry("retry", seq, now, request, attempt, code=code, reason=why))
 
     def end(
-        self, seq: int, now: float, request: str, attempt: int, code: str, why: str, tokens: int
+        self,
+        seq: int,
+        now: float,
+        request: str,
+        attempt: int,
+        code: str,
+        why: str,
+        tokens: int,
+        trace: str = "",
     ) -> None:
         """The one end of a request; a refusal is an end without an attempt."""
         self._hash.update(_PACK(3, seq, now, attempt, tokens))
         self._hash.update(f"{request}|{code}".encode())
         self.decisions += 1
-        self._write(Entry("end", seq, now, request, attempt, code=code, reason=why, tokens=tokens))
+        self._write(
+            Entry(
+                "end", seq, now, request, attempt, code=code, reason=why, tokens=tokens, trace=trace
+            )
+        )
 
     def breaker(self, seq: int, now: float, worker: str, change: str, why: str) -> None:
         """A worker is trusted less, or more, than before: `opened`, `half_open`, `closed`."""

@@ -11,7 +11,7 @@ Every verb puts one event into the source and returns when its dispatch has ende
 compares the graph with the harness's own account: what was accepted waits, or runs, or has ended
 once; reservations are exactly the nodes that workers hold; nobody waits while there is room; no
 attempt was offered twice within one capacity epoch. Workers are the caller's hands: nothing
-happens to a node until `accepted`, `first_token`, `done`, `fail`, `down` or `leave` says so.
+happens to a node until `first_token`, `done`, `fail`, `down` or `leave` says so.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from sage_llm_ops.types.events import (
     Drain,
     Event,
     FirstToken,
-    NodeAccepted,
     NodeDone,
     NodeFailed,
     Outcome,
@@ -150,10 +149,6 @@ class Harness(Account):
 
     # -- what workers say ---------------------------------------------------------------------
 
-    def says_accepted(self, node: NodeId) -> None:
-        """The engine holds it."""
-        self.step(NodeAccepted(node=node))
-
     def first_token(self, node: NodeId, cached: int = 0) -> None:
         """The first token reached the stream."""
         self.step(FirstToken(node=node, cached=cached))
@@ -177,9 +172,9 @@ class Harness(Account):
 
     # -- fleet --------------------------------------------------------------------------------
 
-    def join(self, worker: str, model: str = MODEL) -> None:
+    def join(self, worker: str, model: str = MODEL, models: tuple[str, ...] = ()) -> None:
         """Registered, not up."""
-        self.step(WorkerJoin(worker=WorkerId(worker), model=model))
+        self.step(WorkerJoin(worker=WorkerId(worker), model=model, models=models))
 
     def up(
         self,
@@ -188,6 +183,7 @@ class Harness(Account):
         model: str = MODEL,
         max_model_len: int = 4096,
         tasks: tuple[str, ...] = ("generate",),
+        models: tuple[str, ...] = (),
     ) -> None:
         """It takes nodes."""
         event = WorkerUp(
@@ -196,12 +192,13 @@ class Harness(Account):
             slots=slots,
             max_model_len=max_model_len,
             tasks=tasks,
+            models=models,
         )
         self.step(event)
 
     def add(self, worker: str, slots: int = 2, **fields: Any) -> None:
         """Join and up."""
-        self.join(worker, fields.get("model", MODEL))
+        self.join(worker, fields.get("model", MODEL), fields.get("models", ()))
         self.up(worker, slots, **fields)
 
     def down(self, worker: str, delivered: int = 0) -> None:

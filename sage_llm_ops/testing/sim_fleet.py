@@ -19,14 +19,17 @@ FAST = {"speed": 1000.0}
 def sim_fleet(**options: Any) -> Iterator[None]:
     """Every instance registered inside runs on `sim`, in this process.
 
-    Its host, port, placement and engine are not looked at, its model name is a label; one that is
-    on `sim` already keeps its own options. `options` are those of the sim engine.
+    Its host, port, placement and engine are not looked at, its model name is a label, its adapters
+    are simulated too; one that is on `sim` already keeps its own options. `options` are those of
+    the sim engine.
     """
     chosen = {**FAST, **options}
     SimOptions.parse(chosen)
 
     def simulated(instance: ExecutionInstance) -> ExecutionInstance:
-        own = instance.options if instance.engine == "sim" else {}
+        own = instance.options
+        if instance.engine != "sim":
+            own = {key: own[key] for key in ("lora_modules",) if key in own}
         return replace(
             instance,
             engine="sim",

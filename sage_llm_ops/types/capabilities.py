@@ -24,6 +24,8 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_events: bool = False
     kv_transfer: bool = False
     external_order: bool = False
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters it has, by the names under which they are asked for like models."""
     max_model_len: int = 0
     max_num_seqs: int = 1
     kv_blocks: int = 0

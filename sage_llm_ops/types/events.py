@@ -38,12 +38,6 @@ class Cancel(Event):
     message: str = ""
 
 
-class NodeAccepted(Event):
-    """The worker took the node; it informs only."""
-
-    node: NodeId
-
-
 class FirstToken(Event):
     """The attempt's first token reached the caller's stream; it informs only.
 
@@ -81,6 +75,8 @@ class WorkerUp(Event):
     slots: int
     max_model_len: int
     tasks: tuple[str, ...] = ("generate",)
+    models: tuple[str, ...] = ()
+    """Further names that it serves: aliases of `model`, adapters on it."""
 
 
 class WorkerDown(Event):
@@ -94,10 +90,11 @@ class WorkerDown(Event):
 
 
 class WorkerJoin(Event):
-    """The instance is registered: it may serve `model` once it is up."""
+    """The instance is registered: it may serve `model` and `models` once it is up."""
 
     worker: WorkerId
     model: str
+    models: tuple[str, ...] = ()
 
 
 class Drain(Event):
@@ -141,7 +138,6 @@ class Timer(Event):
 Recorded = (
     Arrive
     | Cancel
-    | NodeAccepted
     | FirstToken
     | NodeDone
     | NodeFailed
@@ -160,7 +156,6 @@ class Job:
     """One accepted request on its way; from Admit to Outcome the graph holds exactly one."""
 
     __slots__ = (
-        "accepted",
         "attempt",
         "cached",
         "cancel_message",
@@ -194,8 +189,6 @@ class Job:
         """Workers that failed it; avoided while there is another."""
         self.node: NodeId | None = None
         """The running attempt, None while it waits."""
-        self.accepted = False
-        """Whether the running attempt's worker said that it holds it."""
         self.worker: WorkerId | None = None
         self.placed: float | None = None
         self.first_token: float | None = None

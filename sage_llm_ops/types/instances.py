@@ -75,6 +75,8 @@ class ExecutionInstance:
     """Requests given to the worker at a time; None: what the engine says it can batch."""
     options: dict[str, Any] = field(default_factory=dict)
     """Engine options, checked by the engine's own option type."""
+    aliases: list[str] = field(default_factory=list)
+    """Further names under which `model_name` may be asked for."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.instance_id, str) or not self.instance_id:
@@ -118,6 +120,11 @@ class ExecutionInstance:
                 "ranks of its tensor x pipeline x data parallelism; raise gpu_count or leave it out",
                 key="gpu_count",
             )
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """What it serves beside `model_name`: aliases, and the adapters in its options."""
+        return (*self.aliases, *self.options.get("lora_modules", ()))
 
     @property
     def ranks(self) -> int:

@@ -24,5 +24,9 @@ class PlanNode(msgspec.Struct, gc=False):
     sampling: SamplingParams = SamplingParams()
     task: str = "generate"
     model: str = ""
+    lora: str = ""
+    """The adapter of that name, where `model` names one of the worker's adapters."""
+    trace: str = ""
+    """W3C `traceparent`; empty: it is not traced."""
     blocks: tuple[int, ...] = ()
     block_size: int = 0

@@ -26,7 +26,8 @@ class RequestPriority(IntEnum):
 
 
 class RequestStatus(StrEnum):
-    """Where a request stands. The last three are terminal."""
+    """Where a request stands: queued for a place, scheduled to a worker, running once its engine
+    says that it holds it. The last three are terminal."""
 
     PENDING = "pending"
     QUEUED = "queued"
@@ -116,6 +117,7 @@ class RequestMetadata:
 
     `slo_deadline_ms` is an objective: missing it is counted, the request still completes.
     `timeout_ms` is a limit: when it passes, the request fails with `DeadlineExpired`.
+    `trace` is a W3C `traceparent`: it goes with the request to its worker and into the ledger.
     """
 
     request_id: str | None = None
@@ -133,6 +135,7 @@ class RequestMetadata:
     sampling_params: SamplingParams | Mapping[str, Any] | Any | None = None
     task: Task | str = Task.GENERATE
     pin: str | None = None
+    trace: str = ""
 
 
 class Request(msgspec.Struct, gc=False):
@@ -159,6 +162,8 @@ class Request(msgspec.Struct, gc=False):
     block_size: int = 0
     pin: str = ""
     """The one worker it must run on; empty: any."""
+    trace: str = ""
+    """W3C `traceparent` of the caller's span; empty: it is not traced."""
     estimated: bool = False
     """True where `n_prompt` is an estimate, because nobody here has the model's tokenizer."""
 

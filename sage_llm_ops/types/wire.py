@@ -13,7 +13,7 @@ from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.plans import PlanNode
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Hello(msgspec.Struct, tag=True, frozen=True):

@@ -124,3 +124,11 @@ def test_refusals(call: Call, tmp_path: pathlib.Path, capsys: pytest.CaptureFixt
     write(ledger, FLEET)
     assert call("why", "r1", "--ledger", str(ledger)) == 2
     assert "request 'r1'" in capsys.readouterr().err
+
+
+def test_a_trace_is_shown(
+    call: Call, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traced = msgspec.structs.replace(PLACE, trace="00-4bf9-00f0-01")
+    assert call("why", "r1", "--ledger", str(write(tmp_path / "l", FLEET, traced, END))) == 0
+    assert "traced as 00-4bf9-00f0-01" in capsys.readouterr().out.splitlines()

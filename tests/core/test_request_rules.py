@@ -150,3 +150,39 @@ async def test_a_long_prompt_and_a_chat_are_tokenised_off_the_loop() -> None:
         assert long.usage.prompt_tokens == 5000
         chat = [{"role": "user", "content": "Hi"}]
         assert (await manager.process_request("", {"max_tokens": 1}, messages=chat)).text
+
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+async def test_a_trace_goes_to_the_worker_and_into_the_ledger() -> None:
+    async with held("w0") as (manager, fleet):
+        await manager.submit_request(request("r", trace=TRACE))
+        assert fleet["w0"].wait_for("r").trace == TRACE
+        fleet["w0"].end("r")
+        await manager.wait_for_result("r", 10.0)
+        await manager.submit_request(request("plain"))
+        assert fleet["w0"].wait_for("plain").trace == ""
+        lines = manager.control.pipeline.ledger.about("r")
+        assert [(entry.kind, entry.trace) for entry in lines[1:]] == [
+            ("place", TRACE),
+            ("end", TRACE),
+        ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        TRACE.upper(),
+        TRACE + "-more",
+        "ff" + TRACE[2:],
+        "00-" + "0" * 32 + TRACE[35:],
+        TRACE[:36] + "0" * 16 + "-01",
+        7,
+    ],
+    ids=repr,
+)
+def test_a_trace_that_is_none_is_refused_by_name(wrong: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"trace=.* is no W3C traceparent; it reads VERSION"):
+        made(trace=wrong)

@@ -20,6 +20,7 @@ from sage_llm_ops.types.errors import (
     RequestCancelled,
     UnknownRequest,
 )
+from sage_llm_ops.types.wire import Accepted
 from tests.core.fleets import held, instance, request, simulated, until
 from tests.core.test_request_rules import made
 
@@ -45,6 +46,18 @@ async def test_from_queued_to_completed() -> None:
         assert (ended.state, ended.output, ended.error) == ("completed", "OK", None)
         assert ended.timings is not None and ended.timings.latency_s is not None
         assert worker.wait_for("second").request == "second"
+
+
+async def test_scheduled_until_the_engine_holds_it() -> None:
+    async with held("w0") as (manager, fleet):
+        fleet["w0"].accept = lambda node: None  # type: ignore[method-assign]
+        await manager.submit_request(request("r"))
+        node = fleet["w0"].wait_for("r")
+        assert (await manager.get_request_status("r")).state is RequestStatus.SCHEDULED
+        fleet["w0"].report(Accepted(node.id))
+        assert (await manager.get_request_status("r")).state is RequestStatus.RUNNING
+        fleet["w0"].end("r")
+        await manager.wait_for_result("r", 10.0)
 
 
 async def test_the_result_is_the_text_when_it_is_printed() -> None:

@@ -20,7 +20,7 @@ def add(
 ) -> None:
     if worker not in fleet.rows or fleet.describe()[fleet.rows[worker]]["state"] == "gone":
         fleet.join(worker, model)
-    fleet.up(worker, model, slots, length, ("generate",))
+    fleet.up(worker, (model,), slots, length, ("generate",))
 
 
 def test_reserved_load_is_visible_at_once_and_released_once() -> None:
@@ -68,7 +68,7 @@ def test_a_worker_that_comes_back_smaller_hides_nobodys_room() -> None:
 def test_another_model_without_going_down_in_between() -> None:
     fleet = Fleet()
     add(fleet, A, model="m", length=100)
-    fleet.up(A, "n", 1, 50, ("generate",))
+    fleet.up(A, ("n",), 1, 50, ("generate",))
     assert not fleet.has_room(NEEDS)
     assert not fleet.may_serve(NEEDS)
     assert fleet.shortest(("n", "generate", "")) == 50
@@ -91,7 +91,7 @@ def test_a_restart_does_not_end_a_drain() -> None:
     add(fleet, A)
     fleet.drain(A)
     fleet.down(A)
-    fleet.up(A, "m", 1, 100, ("generate",))
+    fleet.up(A, ("m",), 1, 100, ("generate",))
     assert not fleet.has_room(NEEDS)
 
 
@@ -99,7 +99,7 @@ def test_gone_is_gone_until_it_joins_again() -> None:
     fleet = Fleet()
     add(fleet, A)
     fleet.down(A, gone=True)
-    fleet.up(A, "m", 1, 100, ("generate",))
+    fleet.up(A, ("m",), 1, 100, ("generate",))
     assert not fleet.may_serve(NEEDS)
     assert fleet.models() == []
     add(fleet, A)

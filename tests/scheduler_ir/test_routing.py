@@ -22,7 +22,7 @@ def fleet_of(*slots: int) -> Fleet:
     fleet = Fleet()
     for n, size in enumerate(slots):
         fleet.join(WorkerId(f"w{n}"), "m")
-        fleet.up(WorkerId(f"w{n}"), "m", size, 4096, ("generate",))
+        fleet.up(WorkerId(f"w{n}"), ("m",), size, 4096, ("generate",))
     return fleet
 
 

@@ -30,6 +30,7 @@ def capabilities(options: SimOptions) -> Capabilities:
         streaming=options.visible_tokens,
         sampling=SAMPLING,
         prefix_cache=options.prefix_cache,
+        adapters=tuple(options.lora_modules),
         max_model_len=options.max_tokens,
         max_num_seqs=options.max_num_seqs,
         kv_blocks=options.kv_blocks,
@@ -44,6 +45,11 @@ def to_sequence(node: PlanNode, options: SimOptions) -> SimSequence:
         raise CapabilityError(
             f"task={node.task!r}, kind={node.kind!r}: this engine offers tasks "
             f"{', '.join(options.tasks)} as 'fused' nodes"
+        )
+    if node.lora and node.lora not in options.lora_modules:
+        raise CapabilityError(
+            f"adapter {node.lora!r}: this engine has {', '.join(options.lora_modules) or 'none'}; "
+            "name it in its lora_modules"
         )
     if node.tokens and len(node.tokens) != TOKEN_BYTES * node.n_tokens:
         raise InvalidRequest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
@@ -41,6 +41,8 @@ class SimOptions:
     tasks: tuple[str, ...] = ("generate",)
     embedding_dim: int = 16
     tokenizer_hash: str = ""
+    lora_modules: dict[str, str] = field(default_factory=dict)
+    """Adapters by name; each says something else. The paths are not looked at."""
 
     def __post_init__(self) -> None:
         for name, value, known in (

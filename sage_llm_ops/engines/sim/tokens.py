@@ -16,6 +16,8 @@ from hashlib import blake2b
 from typing import final
 from zlib import crc32
 
+import msgspec
+
 from sage_llm_ops.engines.sim.cache import Key
 from sage_llm_ops.types.errors import InvalidRequest
 from sage_llm_ops.types.plans import PlanNode
@@ -26,6 +28,8 @@ FIRST_TOKEN = 32
 
 
 def _digest(node: PlanNode) -> int:
+    if node.lora:
+        return crc32(node.tokens or str(node.blocks[-1:]).encode(), crc32(node.lora.encode()))
     if node.tokens:
         return crc32(node.tokens)
     # A block's id stands for everything before it too, so the last one is enough.
@@ -66,7 +70,10 @@ class TokenStream:
 def block_keys(node: PlanNode, block_size: int) -> Sequence[Key]:
     """Keys of the prompt's full blocks. `InvalidRequest` for trace blocks that do not divide."""
     if not node.blocks:
-        return _hashed_keys(node.tokens, block_size)
+        return _hashed_keys(node.tokens, block_size, node.lora.encode())
+    if node.lora:  # what an adapter computed is of no use to another one, nor to the bare model
+        bare = block_keys(msgspec.structs.replace(node, lora=""), block_size)
+        return [blake2b(f"{node.lora}|{key!r}".encode(), digest_size=8).digest() for key in bare]
     # A trace names the blocks of its prompt alone, not of tokens that an earlier attempt delivered.
     full = (node.n_tokens - node.offset) // block_size
     if node.block_size == block_size:
@@ -86,10 +93,9 @@ def block_keys(node: PlanNode, block_size: int) -> Sequence[Key]:
     return keys[:full]
 
 
-def _hashed_keys(tokens: bytes, block_size: int) -> list[Key]:
+def _hashed_keys(tokens: bytes, block_size: int, previous: bytes) -> list[Key]:
     keys: list[Key] = []
     width = block_size * TOKEN_BYTES
-    previous = b""
     for end in range(width, len(tokens) + 1, width):
         previous = blake2b(previous + tokens[end - width : end], digest_size=8).digest()
         keys.append(previous)

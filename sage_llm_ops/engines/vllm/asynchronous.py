@@ -59,8 +59,8 @@ class AsyncCore:
     def tasks(self) -> tuple[str, ...]:
         return self._supported
 
-    def add(self, key: str, ids: list[int], params: Any, *, pooling: bool) -> None:
-        self._loop.call_soon_threadsafe(self._begin, key, ids, params, pooling)
+    def add(self, key: str, ids: list[int], params: Any, *, pooling: bool, **more: Any) -> None:
+        self._loop.call_soon_threadsafe(self._begin, key, ids, params, pooling, more)
 
     def abort(self, key: str) -> None:
         self._loop.call_soon_threadsafe(self._cancel, key)
@@ -100,8 +100,10 @@ class AsyncCore:
             self._engine.shutdown()
             self._engine = None
 
-    def _begin(self, key: str, ids: list[int], params: Any, pooling: bool) -> None:
-        self._tasks[key] = self._loop.create_task(self._run(key, ids, params, pooling))
+    def _begin(
+        self, key: str, ids: list[int], params: Any, pooling: bool, more: dict[str, Any]
+    ) -> None:
+        self._tasks[key] = self._loop.create_task(self._run(key, ids, params, pooling, more))
 
     def _cancel(self, key: str) -> None:
         # AsyncLLM aborts a request whose consumer is cancelled; a task that has not begun yet never
@@ -110,10 +112,12 @@ class AsyncCore:
         if task is not None:
             task.cancel()
 
-    async def _run(self, key: str, ids: list[int], params: Any, pooling: bool) -> None:
+    async def _run(
+        self, key: str, ids: list[int], params: Any, pooling: bool, more: dict[str, Any]
+    ) -> None:
         begin = self._engine.encode if pooling else self._engine.generate
         try:
-            async for output in begin({"prompt_token_ids": ids}, params, key):
+            async for output in begin({"prompt_token_ids": ids}, params, key, **more):
                 self._outputs.put(output)
         except Exception as error:
             self._outputs.put(Rejected(key, error))

@@ -44,8 +44,9 @@ class Core(Protocol):
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks vLLM says the model supports."""
 
-    def add(self, key: str, ids: list[int], params: Any, *, pooling: bool) -> None:
-        """Raises what vLLM raises, or reports it as `Rejected` later."""
+    def add(self, key: str, ids: list[int], params: Any, *, pooling: bool, **more: Any) -> None:
+        """`more`: keywords that both of vLLM's engines take. Raises what vLLM raises, or reports it
+        as `Rejected` later."""
 
     def abort(self, key: str) -> None:
         """Outputs of the key may still come; nobody listens to them."""

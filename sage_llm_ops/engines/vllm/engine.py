@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from sage_llm_ops.engines.base import BaseEngine, Tokenizer
@@ -35,6 +36,9 @@ class VllmEngine(BaseEngine):
         self._version = ""
         self._tokenizer_hash = ""
         self._vocabulary = 0
+        self._traced = False
+        self._adapters: dict[str, Any] = {}
+        """vLLM's LoRARequest by name."""
         self._capabilities = Capabilities(tasks=())
         self._tokenizer: Tokenizer | None = None
 
@@ -61,6 +65,7 @@ class VllmEngine(BaseEngine):
     def _make_core(self) -> Core:
         from vllm.platforms import current_platform
 
+        self._adapters = lora_requests(self._options.lora_modules)
         cpu = current_platform.is_cpu()
         arguments = self._options.arguments(cpu=cpu)
         if self._options.core_on(cpu=cpu) == "inproc":
@@ -77,6 +82,7 @@ class VllmEngine(BaseEngine):
 
         config = core.config
         self._vocabulary = int(config.model_config.get_vocab_size())
+        self._traced = bool(config.observability_config.otlp_traces_endpoint)
         tasks = tuple(task for task in TASKS if task in core.tasks)
         generates = "generate" in tasks
         return Capabilities(
@@ -84,6 +90,7 @@ class VllmEngine(BaseEngine):
             streaming=generates,
             sampling=FIELDS if generates else (),
             chat_template=ChatTemplate(tokenizer_directory(self._tokenizer_source)).exists,
+            adapters=tuple(self._adapters),
             prefix_cache=bool(config.cache_config.enable_prefix_caching),
             max_model_len=int(config.model_config.max_model_len),
             max_num_seqs=int(config.scheduler_config.max_num_seqs),
@@ -142,7 +149,8 @@ class VllmEngine(BaseEngine):
             return
         key = self._nodes.add(node)
         try:
-            core.add(key, ids, self._params(node), pooling=node.task == "embed")
+            pooling = node.task == "embed"
+            core.add(key, ids, self._params(node), pooling=pooling, **self._more(node))
         except Exception as error:
             self._nodes.drop(node.id)
             self._out.append(rejected(node, error))
@@ -156,6 +164,11 @@ class VllmEngine(BaseEngine):
         if node.task not in self._capabilities.tasks:
             offered = ", ".join(self._capabilities.tasks)
             return f"task {node.task!r}: this worker's model offers {offered}"
+        if node.lora and node.lora not in self._adapters:
+            return (
+                f"adapter {node.lora!r}: this worker has {', '.join(self._adapters) or 'none'}; "
+                "name it in its lora_modules"
+            )
         if not ids:
             return "the prompt is empty: send at least one token"
         wrong = next((token for token in ids if not 0 <= token < self._vocabulary), None)
@@ -176,6 +189,16 @@ class VllmEngine(BaseEngine):
 
             return PoolingParams(task="embed")
         return to_vllm(node.sampling)
+
+    def _more(self, node: PlanNode) -> dict[str, Any]:
+        """What few nodes have. A trace goes on where vLLM itself is told to export spans: without
+        that it would be dropped there with a warning."""
+        more: dict[str, Any] = {}
+        if node.lora:
+            more["lora_request"] = self._adapters[node.lora]
+        if node.trace and self._traced:
+            more["trace_headers"] = {"traceparent": node.trace}
+        return more
 
     def cancel(self, node: NodeId) -> None:
         held = self._nodes.drop(node)
@@ -205,6 +228,22 @@ class VllmEngine(BaseEngine):
         if self._core is None:
             raise IntegrityError("the vLLM engine is not started")
         return self._core
+
+
+def lora_requests(modules: dict[str, str]) -> dict[str, Any]:
+    """vLLM numbers adapters from 1; the name's place is as good as any number. It looks for them
+    with the first request only, which is too late to find that one is not there."""
+    if not modules:
+        return {}
+    for name, path in modules.items():
+        if not (Path(path) / "adapter_config.json").is_file():
+            raise EngineStartError(f"adapter {name!r}: no adapter_config.json in {path!r}")
+    from vllm.lora.request import LoRARequest
+
+    return {
+        name: LoRARequest(name, number, path)
+        for number, (name, path) in enumerate(modules.items(), 1)
+    }
 
 
 def _ids(node: PlanNode) -> list[int]:

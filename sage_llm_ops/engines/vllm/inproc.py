@@ -44,8 +44,8 @@ class InprocCore:
     def tasks(self) -> tuple[str, ...]:
         return tuple(self._engine.get_supported_tasks())
 
-    def add(self, key: str, ids: list[int], params: Any, *, pooling: bool) -> None:
-        self._engine.add_request(key, {"prompt_token_ids": ids}, params)
+    def add(self, key: str, ids: list[int], params: Any, *, pooling: bool, **more: Any) -> None:
+        self._engine.add_request(key, {"prompt_token_ids": ids}, params, **more)
 
     def abort(self, key: str) -> None:
         self._engine.abort_request([key])

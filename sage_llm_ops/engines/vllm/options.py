@@ -32,6 +32,8 @@ class VllmOptions(msgspec.Struct, frozen=True):
     enforce_eager: bool | None = None
     enable_prefix_caching: bool | None = None
     gpu_memory_utilization: float | None = None
+    lora_modules: dict[str, str] = {}
+    """LoRA adapters: the name under which each is asked for, and its directory."""
     seed: int = 0
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -57,8 +59,10 @@ class VllmOptions(msgspec.Struct, frozen=True):
         given = {
             name: getattr(self, name)
             for name in self.__struct_fields__
-            if name not in ("core", "engine_args", "tokenizer_kind")
+            if name not in ("core", "engine_args", "tokenizer_kind", "lora_modules")
         }
+        if self.lora_modules:
+            given |= {"enable_lora": True, "max_loras": self._max_loras(cpu)}
         if cpu:
             # Without these vLLM takes gigabytes for the cache and compiles for more than a minute.
             # float32, since "auto" would make float32 weights bfloat16: on a development machine
@@ -73,6 +77,19 @@ class VllmOptions(msgspec.Struct, frozen=True):
             given |= {name: value for name, value in on_cpu.items() if given[name] is None}
         chosen = {name: value for name, value in given.items() if value not in (None, "")}
         return chosen | self.engine_args
+
+    def _max_loras(self, cpu: bool) -> int:
+        """A slot for each. vLLM's CPU kernels (0.32) take the slot -1 of a request without adapter
+        for the last one: with an empty slot at the end it gets no adapter, as it should."""
+        needed = len(self.lora_modules) + cpu
+        chosen = int(self.engine_args.get("max_loras", needed))
+        if cpu and chosen < needed:
+            raise ConfigError(
+                f"max_loras={chosen} of engine 'vllm': with {len(self.lora_modules)} lora_modules on "
+                f"CPU it must be at least {needed}, or requests for the bare model would be given an "
+                "adapter; leave it out"
+            )
+        return chosen
 
 
 def complete(instance: ExecutionInstance, options: dict[str, Any]) -> dict[str, Any]:

@@ -51,3 +51,16 @@ def test_version_gate(version: str, fits: bool, monkeypatch: pytest.MonkeyPatch)
         return
     with pytest.raises(EngineStartError, match=r"needs vLLM >=0\.28,<0\.33, but vLLM .* found"):
         versions.check_version()
+
+
+def test_adapters_have_a_slot_each_and_on_cpu_one_stays_empty() -> None:
+    options = VllmOptions(model="m", lora_modules={"law": "/a", "art": "/b"})
+    assert options.arguments(cpu=False)["max_loras"] == 2
+    on_cpu = options.arguments(cpu=True)
+    assert (on_cpu["enable_lora"], on_cpu["max_loras"]) == (True, 3)
+    assert "lora_modules" not in on_cpu
+    assert "enable_lora" not in VllmOptions(model="m").arguments(cpu=True)
+    few = VllmOptions(model="m", lora_modules={"law": "/a"}, engine_args={"max_loras": 1})
+    assert few.arguments(cpu=False)["max_loras"] == 1
+    with pytest.raises(ConfigError, match=r"max_loras=1 .* at least 2"):
+        few.arguments(cpu=True)

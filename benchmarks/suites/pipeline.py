@@ -10,7 +10,7 @@ from benchmarks.open_loop import Load, added_ms
 
 WORKLOAD = """\
 The serving graph live in one process, ledger to a file, prompts of 1,000 tokens, simulated inline
-workers; three events a request enter the graph (Arrive, FirstToken, NodeDone).
+workers; four events a request enter the graph (Arrive, NodeAccepted, FirstToken, NodeDone).
 closed_loop_rps: 4 instances that answer at once with one token, 256 requests in flight, submitted
 and awaited by one thread.
 open_loop_added_*: Poisson arrivals at 2,000/s for a few seconds into 4 instances whose every step

@@ -22,11 +22,11 @@ WORKLOAD = (
     "Requests of a trace (Mooncake's conversation trace where SAGE_LLM_OPS_DATA or ../shared/data "
     "has it, else a synthetic one; n says how many) simulated on 4 instances, wall time over "
     "requests. The plain chain is source -> one identity map for each operator of the graph -> "
-    "sink, fed the same number of events: three a request. Ratio: simulation / plain chain, one "
+    "sink, fed the same number of events: four a request. Ratio: simulation / plain chain, one "
     "after the other in each repeat."
 )
 INSTANCES = 4
-EVENTS_A_REQUEST = 3
+EVENTS_A_REQUEST = 4
 OPTIONS = SimOptions(block_size=512, kv_blocks=2048, visible_tokens=False)
 SIZES = {"ci": (5, 5000), "full": (15, 5000)}
 

@@ -13,7 +13,7 @@ from sage_llm_ops.types.ids import NodeId, RequestId
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.results import RequestResult, Timings, Usage
-from sage_llm_ops.types.wire import Done, Failed, Tokens
+from sage_llm_ops.types.wire import Accepted, Done, Failed, Tokens
 
 if TYPE_CHECKING:
     from sage_llm_ops.engines.base import BaseEngine
@@ -42,6 +42,7 @@ def run_one(
         task=task,
     )
     arrived = time.monotonic()
+    accepted: float | None = None
     first: float | None = None
     made: list[int] = []
     engine.submit(node)
@@ -49,13 +50,15 @@ def run_one(
         for event in engine.step():
             if event.node != node.id:
                 continue
-            if isinstance(event, Tokens):
+            if isinstance(event, Accepted):
+                accepted = time.monotonic()
+            elif isinstance(event, Tokens):
                 first = first or time.monotonic()
                 made.extend(event.ids)
             elif isinstance(event, Failed):
                 raise failure(event.code, event.message, request, tuple(made))
             elif isinstance(event, Done):
-                timings = Timings(arrived, arrived, first, time.monotonic())
+                timings = Timings(arrived, arrived, accepted, first, time.monotonic())
                 return _result(engine, request, made, event, timings)
     raise IntegrityError(f"engine {engine.name!r} became idle without ending request {request!r}")
 

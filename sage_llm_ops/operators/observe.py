@@ -16,6 +16,7 @@ from sage_llm_ops.types.events import (
     Event,
     FirstToken,
     Load,
+    NodeAccepted,
     NodeDone,
     NodeFailed,
     Timer,
@@ -63,6 +64,7 @@ class Observe(Operator):
 
     name = "observe"
     takes = {
+        NodeAccepted: "accepted",
         FirstToken: "first_token",
         NodeDone: "done",
         NodeFailed: "node_failed",
@@ -83,6 +85,11 @@ class Observe(Operator):
         self._breakers: dict[int, Breaker] = {}
         """By row; only of workers that have failed lately: a healthy fleet pays nothing."""
         self._rule = _rule(options)
+
+    def accepted(self, event: NodeAccepted) -> Emitted:
+        job = self.plane.running.get(event.node)
+        if job is not None:
+            job.accepted = event.now if event.at is None else event.at
 
     def first_token(self, event: FirstToken) -> Emitted:
         job = self.plane.running.get(event.node)

@@ -75,5 +75,5 @@ class Route(Operator):
         )
         plane.fleet.reserve(node.id, choice.row, length + request.max_tokens - job.delivered)
         job.attempt += 1
-        job.node, job.worker, job.placed = node.id, worker, event.now
+        job.node, job.worker, job.placed, job.accepted = node.id, worker, event.now, None
         return node

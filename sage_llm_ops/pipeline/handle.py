@@ -116,7 +116,9 @@ class RequestHandle:
         if self._outcome is None:
             return Timings(self.request.arrived)
         job = self._outcome.job
-        return Timings(self.request.arrived, job.placed, job.first_token, self._outcome.now)
+        return Timings(
+            self.request.arrived, job.placed, job.accepted, job.first_token, self._outcome.now
+        )
 
     def text(self) -> str:
         """The text so far."""

@@ -25,6 +25,7 @@ from sage_llm_ops.types.events import (
     FirstToken,
     Job,
     Load,
+    NodeAccepted,
     NodeDone,
     NodeFailed,
     Outcome,
@@ -260,6 +261,7 @@ class LiveHands:
                 self._source.inform(FirstToken(node=event.node, cached=event.cached, at=at))
         elif kind is Accepted:
             route.handle.taken = True
+            self._source.inform(NodeAccepted(node=event.node, at=self._source.clock()))
         elif kind is Done:
             assert isinstance(event, Done)
             self._on_done(route, event)

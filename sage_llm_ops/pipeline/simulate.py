@@ -29,6 +29,7 @@ from sage_llm_ops.types.events import (
     Event,
     FirstToken,
     Job,
+    NodeAccepted,
     NodeDone,
     NodeFailed,
     Outcome,
@@ -40,7 +41,7 @@ from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.pipelines import PipelineSpec
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
-from sage_llm_ops.types.wire import Done, EngineEvent, Failed, Tokens
+from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,8 @@ class SimSource(TimerHeap):
             if not worker.delivered[node]:
                 self._ready.append(FirstToken(node=node, cached=event.cached))
             worker.delivered[node] += len(event.ids)
+        elif event.__class__ is Accepted:
+            self._ready.append(NodeAccepted(node=node))
         elif isinstance(event, Done):
             del worker.delivered[node]
             self._ready.append(

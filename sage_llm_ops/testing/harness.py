@@ -36,6 +36,7 @@ from sage_llm_ops.types.events import (
     Drain,
     Event,
     FirstToken,
+    NodeAccepted,
     NodeDone,
     NodeFailed,
     Outcome,
@@ -148,6 +149,10 @@ class Harness(Account):
         return self.hands.held[self.node_of(identity)].node.worker
 
     # -- what workers say ---------------------------------------------------------------------
+
+    def says_accepted(self, node: NodeId) -> None:
+        """The worker holds it."""
+        self.step(NodeAccepted(node=node))
 
     def first_token(self, node: NodeId, cached: int = 0) -> None:
         """The first token reached the stream."""

@@ -38,6 +38,14 @@ class Cancel(Event):
     message: str = ""
 
 
+class NodeAccepted(Event):
+    """The worker took the node; it informs only. `at` is when, for the timings: it need not wake
+    anybody, so it may come in later."""
+
+    node: NodeId
+    at: float | None = None
+
+
 class FirstToken(Event):
     """The attempt's first token reached the caller's stream; it informs only.
 
@@ -138,6 +146,7 @@ class Timer(Event):
 Recorded = (
     Arrive
     | Cancel
+    | NodeAccepted
     | FirstToken
     | NodeDone
     | NodeFailed
@@ -156,6 +165,7 @@ class Job:
     """One accepted request on its way; from Admit to Outcome the graph holds exactly one."""
 
     __slots__ = (
+        "accepted",
         "attempt",
         "cached",
         "cancel_message",
@@ -191,6 +201,8 @@ class Job:
         """The running attempt, None while it waits."""
         self.worker: WorkerId | None = None
         self.placed: float | None = None
+        self.accepted: float | None = None
+        """When the running attempt's worker said that it holds it."""
         self.first_token: float | None = None
         self.cached = 0
         self.cancelled = ""

@@ -28,6 +28,8 @@ class Timings:
 
     arrived: float
     placed: float | None = None
+    accepted: float | None = None
+    """When the worker that answered said that it has it."""
     first_token: float | None = None
     ended: float | None = None
 

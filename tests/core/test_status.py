@@ -57,7 +57,9 @@ async def test_scheduled_until_the_engine_holds_it() -> None:
         fleet["w0"].report(Accepted(node.id))
         assert (await manager.get_request_status("r")).state is RequestStatus.RUNNING
         fleet["w0"].end("r")
-        await manager.wait_for_result("r", 10.0)
+        timings = (await manager.wait_for_result("r", 10.0)).timings
+        assert timings.placed is not None and timings.accepted is not None
+        assert timings.placed <= timings.accepted <= (timings.ended or 0.0)
 
 
 async def test_the_result_is_the_text_when_it_is_printed() -> None:

@@ -132,7 +132,9 @@ class GraphMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def progress(self, data: st.DataObject) -> None:
-        self.graph.first_token(self.node(data), cached=1)
+        node = self.node(data)
+        self.graph.says_accepted(node)
+        self.graph.first_token(node, cached=1)
 
     @rule(node=st.integers(1, 50))
     def late(self, node: int) -> None:

@@ -17,6 +17,16 @@ def test_first_token_is_stamped_once_and_keeps_the_cache_hit(graph: Harness) -> 
     assert (job.first_token, job.cached) == (1.0, 3)
 
 
+def test_accepted_is_noted_on_the_running_attempt_and_forgotten_with_it(graph: Harness) -> None:
+    graph.arrive("a")
+    graph.advance(1.0)
+    graph.says_accepted(graph.node_of("a"))
+    assert graph.plane.jobs["a"].accepted == 1.0
+    graph.fail(graph.node_of("a"), "engine_failed")
+    assert graph.plane.jobs["a"].attempt == 2
+    assert graph.plane.jobs["a"].accepted is None
+
+
 def test_load_informs_only(graph: Harness) -> None:
     digest = graph.ledger.digest
     graph.step(Load(worker=WorkerId("w0"), running=1, waiting=0, kv_usage=0.5))

@@ -247,7 +247,7 @@ class ControlPlane:
             found = self._tokenizers.get(model)
             if found is None:
                 instance = next(i for i in self._runs.values() if i.model_name == model)
-                engine = instance.engine or self.default_engine
+                engine, _ = placement_of(instance, self._default_for(instance))
                 found = tokenizer_for(engine, model, instance.options)
                 self._tokenizers[model] = found
             return found
@@ -257,15 +257,20 @@ class ControlPlane:
         """What instances run that name no engine."""
         return resolve_engine(self._default_engine)
 
+    def _default_for(self, instance: ExecutionInstance) -> str:
+        """Not asked for where nothing depends on it: it may be undecided."""
+        return instance.engine or ("http" if instance.wants_http else self.default_engine)
+
     # -- inside -------------------------------------------------------------------------------
 
     def _worker(self, instance: ExecutionInstance) -> Worker:
         if self._make is not None:
             return self._make(self._runs[instance.instance_id], self.pipeline.hands)
         runs = self._runs[instance.instance_id]
-        default = runs.engine or self.default_engine
-        engine, _ = placement_of(runs, default)
-        engine_class(engine)  # a wrong name is told before anybody looks for its tokenizer
+        default = self._default_for(runs)
+        engine, placement = placement_of(runs, default)
+        if placement != "http":
+            engine_class(engine)  # a wrong name is told before anybody looks for its tokenizer
         if not runs.model_name:
             if engine != "sim":
                 raise ConfigError(

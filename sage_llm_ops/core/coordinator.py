@@ -36,8 +36,8 @@ class ExecutionCoordinator:
         workers = self._manager.control.pipeline.hands.workers
         found = {
             name: workers[WorkerId(name)]
-            for name, instance in self.instances.items()
-            if instance.wants_http and name in workers
+            for name in self.instances
+            if name in workers and workers[WorkerId(name)].instance.wants_http
         }
         return MappingProxyType(found)
 

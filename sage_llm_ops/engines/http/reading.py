@@ -8,7 +8,7 @@ import msgspec
 
 from sage_llm_ops.engines.http.answers import Chunk, Counts, sentence
 from sage_llm_ops.types.plans import PlanNode
-from sage_llm_ops.types.wire import Done, Failed, Tokens
+from sage_llm_ops.types.wire import Done, Tokens
 
 log = logging.getLogger("sage_llm_ops.engines.http")
 
@@ -82,28 +82,28 @@ class Reading:
         """Prompt tokens from the server's prefix cache, as far as it says."""
         return self._counts.cached if self._counts else 0
 
-    def end(self) -> Done | Failed:
-        """After the last byte."""
+    def end(self) -> Done:
+        """After the last byte. Raises `Broken` where it was none."""
         if not self.over or self._reason is None:
             lacks = "[DONE]" if not self.over else "a finish_reason"
-            return self._failed(f"its stream ended without {lacks}")
+            raise self._broken(f"its stream ended without {lacks}")
         reason = ENDINGS.get(self._reason)
         if reason is None:
-            return self._failed(f"it ended the answer with finish_reason={self._reason!r}")
+            raise self._broken(f"it ended the answer with finish_reason={self._reason!r}")
         return self._counted(reason) if self._as_tokens else self._estimated(reason)
 
     def cancelled(self) -> Done:
         """Stopped by us."""
         return Done(self.node.id, "cancelled", self.node.n_tokens, self.made, self.cached)
 
-    def _counted(self, reason: str) -> Done | Failed:
+    def _counted(self, reason: str) -> Done:
         """The server's counts must be ours: else it read another prompt than the one sent, or
         tokens are lost."""
         node, counts = self.node, self._counts
         if counts is not None:
             theirs = (counts.prompt_tokens, counts.completion_tokens or 0)
             if theirs != (node.n_tokens, self.made):
-                return self._failed(
+                raise self._broken(
                     f"it counts {theirs[0]} prompt and {theirs[1]} completion tokens where "
                     f"{node.n_tokens} were sent and {self.made} came"
                 )
@@ -126,5 +126,5 @@ class Reading:
                 )
         return Done(node.id, reason, node.n_tokens, self.made, self.cached, None, counted)
 
-    def _failed(self, why: str) -> Failed:
-        return Failed(self.node.id, "engine_failed", f"{why} (after {self.made} ids)")
+    def _broken(self, why: str) -> Broken:
+        return Broken("engine_failed", f"{why} (after {self.made} ids)")

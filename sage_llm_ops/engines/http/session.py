@@ -16,6 +16,7 @@ import msgspec
 from sage_llm_ops.engines.base import Uplink
 from sage_llm_ops.engines.http.answers import Embeddings
 from sage_llm_ops.engines.http.body import headers_of, request_of
+from sage_llm_ops.engines.http.dialects import Dialect
 from sage_llm_ops.engines.http.options import HttpOptions
 from sage_llm_ops.engines.http.reading import Broken, Reading
 from sage_llm_ops.engines.http.server import Served, Server
@@ -134,7 +135,7 @@ class Session:
             await self._suspect()
             return Failed(node.id, "engine_failed", f"{url} broke off: {error!r}")
 
-    async def _generate(self, node: PlanNode, reading: Reading) -> Done | Failed:
+    async def _generate(self, node: PlanNode, reading: Reading) -> Done:
         server, options = self._ready()
         if not node.sampling.skip_special_tokens and not options.as_tokens:
             if "skip_special_tokens" not in self._dialect.sampling:
@@ -160,7 +161,7 @@ class Session:
             raise TimeoutError(f"nothing came for {limit:g} s ({name})") from None
         return reading.end()
 
-    async def _embed(self, node: PlanNode, reading: Reading) -> Done | Failed:
+    async def _embed(self, node: PlanNode, reading: Reading) -> Done:
         server, options = self._ready()
         path, body = request_of(node, options.model, self._dialect, as_tokens=options.as_tokens)
         limit = options.first_token_timeout_s
@@ -242,7 +243,7 @@ class Session:
     # -- inside -------------------------------------------------------------------------------
 
     @property
-    def _dialect(self):  # type: ignore[no-untyped-def]
+    def _dialect(self) -> Dialect:
         assert self.served is not None
         return self.served.dialect
 

@@ -123,6 +123,7 @@ class OpenAIServer:
         for task in self._clients:
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
+        await asyncio.sleep(0)  # until the transports that they aborted are closed
 
     # -- HTTP ---------------------------------------------------------------------------------
 

@@ -136,6 +136,7 @@ def test_an_end_that_is_none(events: list[bytes], why: str) -> None:
         (b'{"choices": 7}', "engine_failed", "garbage"),
         (b'{"hello": 7}', "engine_failed", "no choices"),
         (b'{"error": {"message": "boom"}}', "engine_failed", "broke the stream: boom"),
+        (b'{"error": {"message": "no", "code": 400}}', "invalid_request", "no"),
         (event(text="text alone"), "capability", "leave out the instance's option tokenizer"),
     ],
 )

@@ -85,6 +85,21 @@ class Models(msgspec.Struct):
     data: list[Model]
 
 
+CODES = {
+    400: "invalid_request",
+    404: "no_instance",
+    413: "invalid_request",
+    422: "invalid_request",
+    429: "overloaded",
+    503: "overloaded",
+}
+
+
+def code_of(status: object) -> str:
+    """Our name for an HTTP status. What another server may answer better is tried again there."""
+    return CODES.get(status, "engine_failed") if isinstance(status, int) else "engine_failed"
+
+
 def message_of(body: bytes) -> str:
     """The sentence in an error's body, whichever of the usual places it stands in."""
     try:

@@ -6,7 +6,7 @@ import logging
 
 import msgspec
 
-from sage_llm_ops.engines.http.answers import Chunk, Counts, sentence
+from sage_llm_ops.engines.http.answers import Chunk, Counts, code_of, sentence
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.wire import Done, Tokens
 
@@ -48,7 +48,9 @@ class Reading:
             shown = data[:80].decode(errors="replace")
             raise Broken("engine_failed", f"the stream is garbage: {error}: {shown!r}") from None
         if chunk.error is not None:
-            raise Broken("engine_failed", f"it broke the stream: {sentence(chunk.error)}")
+            # vLLM finds some faults of a request only when its stream has begun.
+            status = chunk.error.get("code") if isinstance(chunk.error, dict) else None
+            raise Broken(code_of(status), f"it broke the stream: {sentence(chunk.error)}")
         if chunk.choices is None and chunk.usage is None:
             shown = data[:80].decode(errors="replace")
             raise Broken("engine_failed", f"the stream is garbage: no choices in {shown!r}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sage_llm_ops.engines.http.answers import Model, Models, message_of
+from sage_llm_ops.engines.http.answers import Model, Models, code_of, message_of
 from sage_llm_ops.engines.http.dialects import DIALECTS, Dialect, dialect_of
 from sage_llm_ops.engines.http.options import HttpOptions
 from sage_llm_ops.engines.http.reading import Broken
@@ -98,7 +98,8 @@ class Server:
         options = self.options
         answer = await self._asking.get("/v1/models")
         if not answer.is_success:
-            raise EngineStartError(self._refusal(answer.status_code, answer.content))
+            refused = self._refusal(answer.status_code, answer.content)
+            raise EngineStartError(f"{options.url}: {refused}")
         try:
             models = msgspec.json.decode(answer.content, type=Models).data
         except msgspec.DecodeError as error:
@@ -191,10 +192,10 @@ class Server:
         if status in (429, 503):
             # Held back: the place stays taken meanwhile, so that a full server is given less.
             await asyncio.sleep(_seconds(answer.headers.get("retry-after")))
-        return Broken(CODES.get(status, "engine_failed"), self._refusal(status, body))
+        return Broken(code_of(status), self._refusal(status, body))
 
     def _refusal(self, status: int, body: bytes) -> str:
-        told = f"{self.options.url} answered {status}: {message_of(body)}"
+        told = f"it answered {status}: {message_of(body)}"
         if status in (401, 403):
             name = self.options.api_key_env
             key = (
@@ -202,17 +203,6 @@ class Server:
             )
             told += f"; it was sent {key}: name the environment variable that holds the right one"
         return told
-
-
-CODES = {
-    400: "invalid_request",
-    404: "no_instance",
-    413: "invalid_request",
-    422: "invalid_request",
-    429: "overloaded",
-    503: "overloaded",
-}
-"""All others, and those of the last three that another server may answer better, are tried again."""
 
 
 def _seconds(retry_after: str | None) -> float:

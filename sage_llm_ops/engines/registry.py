@@ -33,7 +33,7 @@ DEFAULT_PLACEMENT = {"sim": "inline"}
 def engine_class(name: str) -> type[BaseEngine]:
     """Raises `UnknownName`, `PluginError`, or `ConfigError` where one's own cannot be imported."""
     if ":" not in name:
-        return ENGINES.resolve(name, "package.module:Class")
+        return ENGINES.resolve(name, "http", "package.module:Class")
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

@@ -86,6 +86,15 @@ def test_tokens_have_offsets_and_the_counts_must_agree() -> None:
             read(Reading(node(5, 6, 7), as_tokens=True), *events, last, lie, b"[DONE]")
 
 
+def test_the_prompt_must_be_the_one_that_was_sent() -> None:
+    reading = Reading(node(5, 6), as_tokens=True)
+    assert reading.take(event(text="x", token_ids=[7], prompt_token_ids=[5, 6]))
+    with pytest.raises(Broken, match="3 prompt tokens that are not the 2 sent"):
+        Reading(node(5, 6), as_tokens=True).take(
+            event(text="x", token_ids=[7], prompt_token_ids=[1, 5, 6])
+        )
+
+
 def test_more_tokens_than_asked_for_is_a_lie() -> None:
     reading = Reading(node(5), as_tokens=True)
     with pytest.raises(Broken, match="5 tokens, max_tokens=4"):

@@ -38,7 +38,8 @@ def make(uplink: RecordingUplink) -> Iterator[Make]:
     thread = LoopThread()
 
     def build(port: int, name: str = "w", **options: Any) -> HttpWorker:
-        instance = ExecutionInstance(name, host="127.0.0.1", port=port, model_name="m")
+        instance = ExecutionInstance(name, placement="http", model_name="m")
+        options.setdefault("base_url", f"http://127.0.0.1:{port}")
         instance.instance_type = options.pop("instance_type", instance.instance_type)
         instance.options = {**TOKENS, **options}
         made.append(HttpWorker(instance, uplink, thread=thread))
@@ -278,6 +279,7 @@ def test_a_server_that_is_not_there(make: Make, uplink: RecordingUplink) -> None
         ({"owned_by": "someone"}, {}, "leave out the option tokenizer"),
         ({"key": "secret"}, {}, "401: wrong API key; it was sent no key"),
         ({"key": "secret"}, {"api_key_env": "T_KEY"}, "T_KEY (api_key_env) is not set"),
+        ({}, {"base_url": "https://gpu1", "ca_file": "/none.pem"}, "ca_file='/none.pem'"),
     ],
 )
 def test_a_server_that_is_another(

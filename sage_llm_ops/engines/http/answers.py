@@ -22,6 +22,8 @@ class Choice(msgspec.Struct):
     text: str | None = None
     delta: Delta | None = None
     token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    """The prompt as the server read it, in vLLM's first piece."""
     finish_reason: str | None = None
 
     @property

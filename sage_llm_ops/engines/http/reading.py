@@ -7,6 +7,7 @@ import logging
 import msgspec
 
 from sage_llm_ops.engines.http.answers import Chunk, Counts, code_of, sentence
+from sage_llm_ops.engines.tokens import pack
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.wire import Done, Tokens
 
@@ -57,6 +58,7 @@ class Reading:
         self._counts = chunk.usage or self._counts
         ids: list[int] = []
         for choice in chunk.choices or ():
+            self._check_prompt(choice.prompt_token_ids)
             self._reason = choice.finish_reason or self._reason
             ids += self._ids(choice.token_ids, choice.written)
         if not ids:
@@ -67,6 +69,13 @@ class Reading:
         if self._as_tokens and self.made > limit:
             raise Broken("engine_failed", f"it sent {self.made} tokens, max_tokens={limit}")
         return tokens
+
+    def _check_prompt(self, theirs: list[int] | None) -> None:
+        """A server may put tokens of its own before ours: then the answer is to another question."""
+        if self._as_tokens and theirs is not None and pack(theirs) != self.node.tokens:
+            raise self._broken(
+                f"it read {len(theirs)} prompt tokens that are not the {self.node.n_tokens} sent"
+            )
 
     def _ids(self, token_ids: list[int] | None, text: str) -> list[int]:
         if not self._as_tokens:

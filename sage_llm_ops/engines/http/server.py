@@ -76,7 +76,10 @@ class Server:
             return False  # nothing to verify, and loading certificates takes a while
         import ssl
 
-        return ssl.create_default_context(cafile=self.options.ca_file or None)
+        try:
+            return ssl.create_default_context(cafile=self.options.ca_file or None)
+        except OSError as error:
+            raise EngineStartError(f"ca_file={self.options.ca_file!r}: {error}") from None
 
     async def close(self) -> None:
         """Drop every connection."""

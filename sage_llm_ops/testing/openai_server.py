@@ -86,7 +86,8 @@ class OpenAIServer:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
-        ready.wait()
+        if not ready.wait(10.0):
+            raise OSError(f"port {self.port} was taken while nobody listened on it")
         return self
 
     def stop(self) -> None:

@@ -35,6 +35,8 @@ class Subject:
     """What the plane cannot do itself after `kill`."""
     text: bool = False
     """Whether text travels, so that token ids are unknown."""
+    killable: bool = True
+    """Whether its restart is worth the time it takes."""
     certain: bool = False
     """Whether its model puts all probability on one token, so that sampling shows nothing."""
 
@@ -81,7 +83,9 @@ def vllm(core: str) -> Start:
             def kill() -> None:
                 os.kill(plane.worker("w0").describe()["pid"], signal.SIGKILL)
 
-            yield Subject(f"vllm-{core}", plane, kill)
+            # Half a minute for a restart that is the placement's, and shown by the other core.
+            killable = core == "inproc" or "SAGE_LLM_OPS_KILLS" in os.environ
+            yield Subject(f"vllm-{core}", plane, kill, killable=killable)
 
     return start
 
@@ -110,7 +114,7 @@ def http(tokenizer: str) -> Start:
                         )
                     relay.start()
 
-                yield Subject(name, plane, relay.stop, revive, text)
+                yield Subject(name, plane, relay.stop, revive, text=text)
 
     return start
 

@@ -43,6 +43,7 @@ def test_what_the_instances_fields_say() -> None:
         ({"base_url": "http://me:secret@gpu1"}, ConfigError, "api_key_env"),
         ({"api_key": "secret"}, UnknownName, "did you mean 'api_key_env'"),
         ({"dialect": "vlm"}, UnknownName, "did you mean 'vllm'"),
+        ({"tokenizer_kind": "byts"}, UnknownName, "did you mean 'bytes'"),
         ({"token_timeout_s": 0}, ConfigError, "token_timeout_s=0"),
         ({"pool_size": "many"}, ConfigError, "Expected `int"),
         ({"max_model_len": -1}, ConfigError, "max_model_len=-1"),

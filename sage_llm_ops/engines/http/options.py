@@ -9,6 +9,7 @@ import msgspec
 
 from sage_llm_ops.engines.http.dialects import DIALECTS
 from sage_llm_ops.engines.options import parse_options
+from sage_llm_ops.engines.tokenizers import TOKENIZERS
 from sage_llm_ops.types.errors import ConfigError, UnknownName
 from sage_llm_ops.types.instances import ExecutionInstance, ExecutionInstanceType
 
@@ -25,7 +26,7 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str = ""
     """Directory or hub name of the model's tokenizer. With it token ids travel both ways, and a
     request can be continued elsewhere; without it text does, and token counts are the server's."""
-    tokenizer_kind: Literal["", "bytes", "hf"] = ""
+    tokenizer_kind: str = ""
     dialect: str = "auto"
     """What the server is, where it does not say it itself."""
     tasks: tuple[Literal["generate", "embed"], ...] = ("generate",)
@@ -55,6 +56,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.dialect != "auto" and self.dialect not in DIALECTS:
             raise UnknownName("dialect of engine 'http'", self.dialect, ["auto", *DIALECTS])
+        if self.tokenizer_kind and self.tokenizer_kind not in TOKENIZERS:
+            raise UnknownName("tokenizer kind", self.tokenizer_kind, TOKENIZERS)
         url = urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ConfigError(

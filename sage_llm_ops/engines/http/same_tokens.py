@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from sage_llm_ops.engines.base import Tokenizer
 from sage_llm_ops.engines.http.options import HttpOptions
-from sage_llm_ops.engines.tokenizers import ByteTokenizer, TextTokenizer, tokenizer_for
+from sage_llm_ops.engines.tokenizers import TextTokenizer, tokenizer_for
 from sage_llm_ops.engines.tokenizers.files import tokenizer_hash
 from sage_llm_ops.types.errors import ConfigError
 
@@ -27,9 +28,9 @@ def own_hash(options: HttpOptions) -> str:
     """Of the tokenizer that the options name."""
     if not options.as_tokens:
         return TextTokenizer.hash
-    if options.tokenizer_kind == "bytes":
-        return ByteTokenizer.hash
-    return tokenizer_hash(options.tokenizer or options.model)
+    if options.tokenizer_kind in ("", "hf"):  # without loading it
+        return tokenizer_hash(options.tokenizer or options.model)
+    return _made(options.tokenizer, options.tokenizer_kind, options.model).hash
 
 
 def sample_ids(options: HttpOptions) -> tuple[int, ...]:
@@ -39,5 +40,8 @@ def sample_ids(options: HttpOptions) -> tuple[int, ...]:
 
 @lru_cache(maxsize=16)
 def _ids(tokenizer: str, kind: str, model: str) -> tuple[int, ...]:
-    found = tokenizer_for("http", model, {"tokenizer": tokenizer, "tokenizer_kind": kind})
-    return tuple(found.encode(SAMPLE))
+    return tuple(_made(tokenizer, kind, model).encode(SAMPLE))
+
+
+def _made(tokenizer: str, kind: str, model: str) -> Tokenizer:
+    return tokenizer_for("http", model, {"tokenizer": tokenizer, "tokenizer_kind": kind})

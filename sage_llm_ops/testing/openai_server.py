@@ -121,6 +121,8 @@ class OpenAIServer:
         loop.close()
 
     async def _drop(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)  # until those that were just accepted have begun
         for task in self._clients:
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)

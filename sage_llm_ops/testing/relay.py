@@ -55,6 +55,8 @@ class Relay:
         loop.close()
 
     async def _break(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)  # until those that were just accepted have begun
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -43,7 +43,9 @@ def graph_lines(spec: PipelineSpec) -> Iterator[str]:
 def instance_line(instance: ExecutionInstance) -> str:
     """One instance: where, what, how large, with which options."""
     if instance.wants_http:
-        place = f"http {instance.host or 'localhost'}:{instance.port or 8000}"
+        from sage_llm_ops.engines.http.options import options_of
+
+        place = options_of(instance).url
     else:
         place = " ".join(filter(None, (instance.engine or "default engine", instance.placement)))
     parts = [instance.instance_id, place, instance.model_name or "(the engine's model)"]

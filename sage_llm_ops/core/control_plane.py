@@ -251,7 +251,7 @@ class ControlPlane:
                 instance = next(
                     i for i in self._runs.values() if model in (i.model_name, *i.other_names)
                 )
-                engine = instance.engine or self.default_engine
+                engine, _ = placement_of(instance, self._default_for(instance))
                 found = tokenizer_for(engine, instance.model_name, instance.options)
                 self._tokenizers[model] = found
             return found
@@ -261,15 +261,20 @@ class ControlPlane:
         """What instances run that name no engine."""
         return resolve_engine(self._default_engine)
 
+    def _default_for(self, instance: ExecutionInstance) -> str:
+        """Not asked for where nothing depends on it: it may be undecided."""
+        return instance.engine or ("http" if instance.wants_http else self.default_engine)
+
     # -- inside -------------------------------------------------------------------------------
 
     def _worker(self, instance: ExecutionInstance) -> Worker:
         if self._make is not None:
             return self._make(self._runs[instance.instance_id], self.pipeline.hands)
         runs = self._runs[instance.instance_id]
-        default = runs.engine or self.default_engine
-        engine, _ = placement_of(runs, default)
-        engine_class(engine)  # a wrong name is told before anybody looks for its tokenizer
+        default = self._default_for(runs)
+        engine, placement = placement_of(runs, default)
+        if placement != "http":
+            engine_class(engine)  # a wrong name is told before anybody looks for its tokenizer
         if not runs.model_name:
             if engine != "sim":
                 raise ConfigError(

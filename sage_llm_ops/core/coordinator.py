@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sage_llm_ops.engines.base import Worker
 from sage_llm_ops.types.decisions import SchedulingDecision
 from sage_llm_ops.types.errors import InvalidRequest, UnknownName
+from sage_llm_ops.types.ids import WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.requests import RequestMetadata
 from sage_llm_ops.types.results import RequestResult
@@ -31,8 +32,14 @@ class ExecutionCoordinator:
 
     @property
     def http_clients(self) -> Mapping[str, Any]:
-        """One client per instance reached over HTTP; empty while there is none."""
-        return MappingProxyType({})
+        """What talks to each instance reached over HTTP, once the manager runs; read-only."""
+        workers = self._manager.control.pipeline.hands.workers
+        found = {
+            name: workers[WorkerId(name)]
+            for name in self.instances
+            if name in workers and workers[WorkerId(name)].instance.wants_http
+        }
+        return MappingProxyType(found)
 
     def register_instance(self, instance: ExecutionInstance) -> None:
         """The same as the manager's."""

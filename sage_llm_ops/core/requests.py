@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from sage_llm_ops.engines.base import Tokenizer
+from sage_llm_ops.engines.tokenizers import TextTokenizer
 from sage_llm_ops.types.errors import InvalidRequest
 from sage_llm_ops.types.ids import RequestId
 from sage_llm_ops.types.requests import (
@@ -51,12 +52,19 @@ def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> R
             "sampling_params mean nothing to task 'embed'; leave them out", request_id=identity
         )
     sampling = as_sampling(metadata.sampling_params, metadata.max_tokens)
-    ids = _prompt(metadata, tokenizer, identity)
+    _one_prompt(metadata, identity)
+    untokenised, ids, n_prompt = None, b"", 0
+    if isinstance(tokenizer, TextTokenizer) and metadata.prompt_token_ids is None:
+        untokenised = _as_written(metadata, identity)
+        n_prompt = tokenizer.estimate(untokenised)
+    else:
+        tokens = _tokens(metadata, tokenizer, identity)
+        ids, n_prompt = _buffer(tokens, identity), len(tokens)
     return Request(
         id=identity,
         model=model,
-        tokens=_buffer(ids, identity),
-        n_prompt=len(ids),
+        tokens=ids,
+        n_prompt=n_prompt,
         sampling=sampling,
         priority=int(as_priority(metadata.priority)),
         tenant=metadata.user_id or "",
@@ -65,6 +73,8 @@ def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> R
         task=task.value,
         pin=metadata.pin or "",
         trace=_trace(metadata.trace, identity),
+        estimated=isinstance(tokenizer, TextTokenizer),
+        untokenised=untokenised,
     )
 
 
@@ -158,7 +168,7 @@ def _identity(given: Any) -> RequestId:
     return RequestId(given)
 
 
-def _prompt(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId) -> Sequence[int]:
+def _one_prompt(metadata: RequestMetadata, identity: RequestId) -> None:
     given = {
         "prompt": metadata.prompt or None,
         "prompt_token_ids": metadata.prompt_token_ids,
@@ -171,6 +181,19 @@ def _prompt(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId
             f"give exactly one of prompt (not empty), prompt_token_ids, messages; got {said}",
             request_id=identity,
         )
+
+
+def _as_written(metadata: RequestMetadata, identity: RequestId) -> str | list[dict[str, Any]]:
+    """What goes to a server that tokenises itself; it travels as JSON, and is recorded so."""
+    written = metadata.prompt if metadata.messages is None else list(metadata.messages)
+    try:
+        msgspec.json.encode(written)
+        return msgspec.convert(written, str | list[dict[str, Any]])
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"prompt or messages: {error}", request_id=identity) from None
+
+
+def _tokens(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId) -> Sequence[int]:
     if metadata.prompt_token_ids is not None:
         ids: Sequence[int] = metadata.prompt_token_ids
     elif metadata.messages is not None:

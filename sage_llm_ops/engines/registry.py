@@ -23,7 +23,9 @@ ENGINES: Registry[BaseEngine] = Registry(
 )
 """With those of plug-ins. A name with a colon, `package.module:Class`, is an engine of your own."""
 
-NOT_BUILT = ("http", "ray")
+NOT_BUILT = ("ray",)
+OVER_HTTP = (None, "http", "vllm", "lmdeploy")
+"""Engines an instance with a host may name: what the server is, where it does not say so itself."""
 DEFAULT_PLACEMENT = {"sim": "inline"}
 """Where an engine runs if nobody says; `process` for those not named."""
 
@@ -31,7 +33,7 @@ DEFAULT_PLACEMENT = {"sim": "inline"}
 def engine_class(name: str) -> type[BaseEngine]:
     """Raises `UnknownName`, `PluginError`, or `ConfigError` where one's own cannot be imported."""
     if ":" not in name:
-        return ENGINES.resolve(name, "package.module:Class")
+        return ENGINES.resolve(name, "http", "package.module:Class")
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -51,18 +53,34 @@ def make_engine(name: str, options: dict[str, Any] | None = None) -> BaseEngine:
 
 
 def placement_of(instance: ExecutionInstance, default_engine: str) -> tuple[str, str]:
-    """`(engine, placement)` of an instance; raises `UnknownName` or `CapabilityError`."""
+    """`(engine, placement)` of an instance; raises `ConfigError` or `CapabilityError`."""
+    if instance.wants_http:
+        _check_http(instance)
+        return "http", "http"
     engine = instance.engine or default_engine
-    placement = "http" if instance.wants_http else instance.placement
-    placement = placement or DEFAULT_PLACEMENT.get(engine, "process")
+    placement = instance.placement or DEFAULT_PLACEMENT.get(engine, "process")
     if placement in NOT_BUILT:
         raise CapabilityError(
             f"instance {instance.instance_id!r}: placement {placement!r} is not built yet; "
-            "use placement 'process' or 'inline', without host and port"
+            "use placement 'process', 'inline' or 'http'"
         )
     if placement not in PLACEMENTS:
         raise UnknownName("placement", placement, PLACEMENTS)
     return engine, placement
+
+
+def _check_http(instance: ExecutionInstance) -> None:
+    """Its fields must not say "a server" and something else."""
+    if instance.placement not in (None, "http"):
+        raise ConfigError(
+            f"instance {instance.instance_id!r}: placement={instance.placement!r} contradicts engine "
+            "'http', a host or a port, which mean a server; leave out one of them"
+        )
+    if instance.engine not in OVER_HTTP:
+        raise ConfigError(
+            f"instance {instance.instance_id!r}: engine={instance.engine!r} is not reached over HTTP; "
+            "leave it out, or leave out placement, host and port"
+        )
 
 
 def engine_options(instance: ExecutionInstance, engine: str) -> dict[str, Any]:
@@ -74,7 +92,12 @@ def engine_options(instance: ExecutionInstance, engine: str) -> dict[str, Any]:
 
 def check_instance(instance: ExecutionInstance, default_engine: str) -> None:
     """Refuse what `make_worker` would refuse, without making anything."""
-    engine, _ = placement_of(instance, default_engine)
+    engine, placement = placement_of(instance, default_engine)
+    if placement == "http":
+        from sage_llm_ops.engines.http.options import options_of
+
+        options_of(instance)
+        return
     make_engine(engine, engine_options(instance, engine))
 
 
@@ -89,6 +112,11 @@ def make_worker(
 ) -> Worker:
     """The worker for an instance, not started. Wrong options are refused here, not in the child."""
     engine, placement = placement_of(instance, default_engine)
+    if placement == "http":
+        from sage_llm_ops.engines.http.worker import HttpWorker
+
+        http: Worker = HttpWorker(instance, uplink, tokenizer_hash=tokenizer_hash)
+        return http
     options = engine_options(instance, engine)
     if placement == "inline":
         from sage_llm_ops.engines.inline import InlineWorker

@@ -82,7 +82,7 @@ class Admit(Operator):
                 )
         shortest = plane.fleet.shortest(job.needs)
         wanted = request.n_prompt + (request.max_tokens if request.task == "generate" else 0)
-        if shortest and wanted > shortest:
+        if shortest and wanted > shortest and not request.estimated:
             return "invalid_request", (
                 f"prompt of {request.n_prompt} and max_tokens={request.max_tokens} tokens exceed the "
                 f"{shortest} that each instance for it takes; shorten the prompt or lower max_tokens"

@@ -68,7 +68,7 @@ class Recover(Operator):
         if job.cancelled:
             code, message = job.cancelled, job.cancel_message
             return Outcome(event.seq, event.now, job, code=code, message=message)
-        if job.delivered >= job.request.max_tokens and job.request.task == "generate":
+        if self._complete(job):
             return Outcome(event.seq, event.now, job, finish_reason="length")
         code, message = self._verdict(job, event)
         if not code and not free:
@@ -82,6 +82,13 @@ class Recover(Operator):
         )
         return Retry(event.seq, event.now, job)
 
+    @staticmethod
+    def _complete(job: Job) -> bool:
+        """Whether all tokens came and only the word of it was lost."""
+        request = job.request
+        counted = request.task == "generate" and not request.estimated
+        return counted and job.delivered >= request.max_tokens
+
     def _verdict(self, job: Job, event: AttemptFailed) -> tuple[str, str]:
         """Code and sentence of the end, or two empty strings for another attempt."""
         if event.reason in FINAL:
@@ -90,6 +97,11 @@ class Recover(Operator):
             return "quarantined", (
                 f"{job.deaths} workers died while they ran it (max_deaths={self.options.max_deaths}); "
                 f"the last on {job.worker!r}: {event.message}"
+            )
+        if job.delivered and job.request.estimated:
+            return event.reason, (
+                f"{event.message}; text was delivered, and without the model's tokenizer nothing can "
+                "go on exactly where it stopped: give the instances the option tokenizer"
             )
         if job.delivered and not job.request.sampling.exactly_resumable:
             return event.reason, (

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 from sage_llm_ops.engines.base import Tokenizer
+from sage_llm_ops.engines.tokenizers import estimate
 from sage_llm_ops.pipeline.loop_bridge import LoopBridge
 from sage_llm_ops.types.errors import IntegrityError, failure
 from sage_llm_ops.types.events import Outcome
@@ -40,6 +41,7 @@ class RequestHandle:
         "_tokenizer",
         "_waiters",
         "attempt",
+        "counted",
         "embedding",
         "lagging",
         "request",
@@ -53,6 +55,8 @@ class RequestHandle:
         self.tokens: list[int] = []
         """Token ids in the caller's stream, all attempts together."""
         self.embedding: tuple[float, ...] | None = None
+        self.counted: tuple[int, int] | None = None
+        """Prompt and completion tokens by a server's own count, where ours would be an estimate."""
         self.worker: str | None = None
         self.attempt = 0
         self.taken = False
@@ -282,17 +286,21 @@ class RequestHandle:
 
     def _make_result(self, end: Outcome) -> RequestResult:
         job = end.job
-        usage = Usage(
-            self.request.n_prompt, len(self.tokens), job.cached, estimated=self.request.estimated
-        )
         return RequestResult(
             request_id=self.request.id,
             text=self.text(),
             token_ids=tuple(self.tokens),
             finish_reason=end.finish_reason,
-            usage=usage,
+            usage=self._usage(job.cached),
             timings=self.timings,
             instance_id=str(job.worker),
             attempts=job.attempt,
             embedding=self.embedding,
         )
+
+    def _usage(self, cached: int) -> Usage:
+        if self.counted is not None:
+            return Usage(*self.counted, cached)
+        if self.request.estimated:
+            return Usage(self.request.n_prompt, estimate(len(self.tokens)), cached, estimated=True)
+        return Usage(self.request.n_prompt, len(self.tokens), cached)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sage_llm_ops.engines.base import Worker
+from sage_llm_ops.engines.tokenizers import estimate
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.live_source import LiveSource
 from sage_llm_ops.pipeline.loop_bridge import hold, release
@@ -56,6 +57,11 @@ class Route:
         self.handle = handle
         self.worker = worker
         self.delivered = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were delivered, or about how many where the ids are bytes of text."""
+        return estimate(self.delivered) if self.handle.request.estimated else self.delivered
 
 
 class LiveHands:
@@ -109,6 +115,7 @@ class LiveHands:
             node.trace = request.trace
             if self._adapters and node.model in self._adapters.get(worker, ()):
                 node.lora = node.model
+            node.untokenised = request.untokenised
             if node.offset:
                 node.tokens += _delivered(handle, node.offset)
             self._check_sampling(worker, request)
@@ -289,12 +296,13 @@ class LiveHands:
             raise IntegrityError(f"it says it made {said} tokens, {came} came")
         if event.embedding is not None:
             route.handle.embedding = tuple(event.embedding)
+        route.handle.counted = event.counted
         if self._drop(event.node) is not None:
             self._source.post(
                 NodeDone(
                     node=event.node,
                     finish_reason=event.finish_reason,
-                    n_tokens=event.n_tokens,
+                    n_tokens=event.counted[1] if event.counted else route.tokens,
                     cached=event.cached,
                 )
             )
@@ -302,9 +310,8 @@ class LiveHands:
     def _fail(self, node: NodeId, code: str, message: str) -> None:
         route = self._drop(node)
         if route is not None:
-            delivered = route.delivered
             self._source.post(
-                NodeFailed(node=node, reason=code, message=message, delivered=delivered)
+                NodeFailed(node=node, reason=code, message=message, delivered=route.tokens)
             )
 
     def _check_sampling(self, worker: WorkerId, request: Request) -> None:
@@ -331,7 +338,7 @@ class LiveHands:
             for node in gone:
                 route = self._drop(node)
                 if route is not None:
-                    delivered[node] = route.delivered
+                    delivered[node] = route.tokens
         return delivered
 
     def _tell(self, change: str, worker: WorkerId, reason: str) -> None:

@@ -26,8 +26,8 @@ class ExecutionInstanceType(StrEnum):
         return next((member for member in cls if member.value == text), None)
 
 
-PLACEMENTS = ("inline", "process")
-"""How a worker is attached; `http` and `ray` are refused by name until they are built."""
+PLACEMENTS = ("inline", "process", "http")
+"""How a worker is attached; `ray` is refused by name until it is built."""
 
 
 @dataclass(slots=True)
@@ -134,4 +134,5 @@ class ExecutionInstance:
     @property
     def wants_http(self) -> bool:
         """Whether the fields say "an OpenAI-compatible server"."""
-        return self.placement == "http" or self.host is not None or self.port is not None
+        said = self.placement == "http" or self.engine == "http"
+        return said or self.host is not None or self.port is not None

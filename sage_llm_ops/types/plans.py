@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from sage_llm_ops.types.ids import NodeId, RequestId
@@ -30,3 +32,5 @@ class PlanNode(msgspec.Struct, gc=False):
     """W3C `traceparent`; empty: it is not traced."""
     blocks: tuple[int, ...] = ()
     block_size: int = 0
+    untokenised: str | list[dict[str, Any]] | None = None
+    """Text, or messages, in place of `tokens`, where the plane has no tokenizer (`http` only)."""

@@ -165,7 +165,10 @@ class Request(msgspec.Struct, gc=False):
     trace: str = ""
     """W3C `traceparent` of the caller's span; empty: it is not traced."""
     estimated: bool = False
-    """True where `n_prompt` is an estimate, because nobody here has the model's tokenizer."""
+    """True where token counts are estimates, because nobody here has the model's tokenizer; the
+    ids in the stream are then UTF-8 bytes of the text that came."""
+    untokenised: str | list[dict[str, Any]] | None = None
+    """The prompt as text, or the messages, where nobody here can make token ids of it."""
 
     @property
     def max_tokens(self) -> int:

@@ -53,6 +53,9 @@ class Done(msgspec.Struct, tag=True, gc=False):
     n_tokens: int
     cached: int = 0
     embedding: list[float] | None = None
+    counted: tuple[int, int] | None = None
+    """Prompt and completion tokens as a server counts them, where the ids that came are no tokens of
+    its model but the bytes of its text."""
 
 
 class Failed(msgspec.Struct, tag=True, gc=False):

@@ -68,6 +68,28 @@ def test_config_check_of_services(capsys: pytest.CaptureFixture[str]) -> None:
     assert "w0  sim  tiny  general" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ('tokenizer = "/m"', 0, "far  http://gpu1:8000  m  general"),
+        ('base_url = "https://gpu1/x"', 2, "base_url and host or port say the same thing twice"),
+        ("token_timeot_s = 1", 2, "did you mean 'token_timeout_s'"),
+    ],
+)
+def test_config_check_of_a_server(
+    options: str, code: int, words: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "services.toml"
+    table = 'instance_id = "far"\nhost = "gpu1"\nmodel_name = "m"\n'
+    file.write_text(
+        '[services.x]\ntype = "ControlPlaneVLLMService"\n'
+        f"[[services.x.instances]]\n{table}[services.x.instances.options]\n{options}\n"
+    )
+    assert run("config", "check", str(file)) == code
+    captured = capsys.readouterr()
+    assert words in captured.out + captured.err
+
+
 def test_config_check_refuses_what_is_not_built(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("config", "check", str(SAMPLE)) == 2
     assert f"{SAMPLE}:4: " in (error := capsys.readouterr().err)
@@ -92,7 +114,8 @@ def test_the_example_is_accepted_with_and_without_its_comments(tmp_path: pathlib
     text = EXAMPLE.read_text(encoding="utf-8")
     uncommented.write_text(re.sub(r"^# (?=\[|[a-z_]+ = )", "", text, flags=re.MULTILINE))
     service = load_services(uncommented, environ={}).service()
-    assert [instance.engine for instance in service.instances] == ["sim", "sim", "vllm"]
+    assert [instance.engine for instance in service.instances] == ["sim", "sim", "vllm", None]
+    assert run("config", "check", str(uncommented)) == 0
     assert service.ledger == ".sage-llm-ops/ledger.jsonl"
 
 

@@ -50,10 +50,10 @@ async def test_a_refused_instance_leaves_nothing_behind() -> None:
         manager.register_instance(instance("late"))
 
 
-async def test_http_is_refused_by_name_until_it_is_built() -> None:
+async def test_ray_is_refused_by_name_until_it_is_built() -> None:
     manager = ControlPlaneManager()
-    manager.register_instance(instance(port=8001))
-    with pytest.raises(CapabilityError, match="'w0': placement 'http' is not built yet"):
+    manager.register_instance(instance(placement="ray"))
+    with pytest.raises(CapabilityError, match="'w0': placement 'ray' is not built yet"):
         await manager.start()
     await manager.stop()
 

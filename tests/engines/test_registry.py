@@ -30,15 +30,30 @@ def test_an_engine_of_ones_own() -> None:
         ({"engine": "sim"}, ("sim", "inline")),
         ({"engine": "sim", "placement": "process"}, ("sim", "process")),
         ({"placement": "inline"}, ("vllm", "inline")),
+        ({"placement": "http"}, ("http", "http")),
+        ({"engine": "http"}, ("http", "http")),
+        ({"port": 8000}, ("http", "http")),
+        ({"engine": "vllm", "host": "gpu1"}, ("http", "http")),
     ],
 )
 def test_placement(fields: dict[str, Any], found: tuple[str, str]) -> None:
     assert placement_of(ExecutionInstance("a", **fields), "vllm") == found
 
 
-@pytest.mark.parametrize("fields", [{"placement": "http"}, {"placement": "ray"}, {"port": 8000}])
-def test_what_is_not_built_is_refused(fields: dict[str, Any]) -> None:
+def test_what_is_not_built_is_refused() -> None:
     with pytest.raises(CapabilityError, match="not built yet; use placement 'process'"):
+        placement_of(ExecutionInstance("a", placement="ray"), "vllm")
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"placement": "process", "port": 8000}, "placement='process' contradicts"),
+        ({"engine": "sim", "port": 8000}, "engine='sim' is not reached over HTTP"),
+    ],
+)
+def test_a_server_and_something_else(fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
         placement_of(ExecutionInstance("a", **fields), "vllm")
 
 

@@ -18,6 +18,7 @@ from sage_llm_ops import (
     RequestPriority,
 )
 from sage_llm_ops.testing import sim_fleet, sim_instances
+from sage_llm_ops.testing.openai_server import OpenAIServer
 from tests.seeds.rows import HERE, text, waits
 from tests.seeds.running import run, run_text
 
@@ -157,6 +158,20 @@ def test_002_11_basic_serves_on_a_simulated_fleet(simulated: None) -> None:
         await manager.stop()
 
     asyncio.run(use())
+
+
+def test_002_11_basic_serves_over_http() -> None:
+    """The document's port is anybody's: the text gets one that is free."""
+    with OpenAIServer("meta-llama/Llama-2-7b") as server:
+        block = text("002-11").replace("8000", str(server.port))
+        manager: ControlPlaneManager = run_text(block, "002-11")["manager"]
+
+        async def use() -> None:
+            result = await manager.process_request("xyz", {"max_tokens": 5})
+            assert (result.text, result.instance_id) == ("abcde", "vllm-1")
+            await manager.stop()
+
+        asyncio.run(use())
 
 
 @waits("002-12")

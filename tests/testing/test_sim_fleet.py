@@ -7,7 +7,7 @@ import pytest
 from sage_llm_ops import ControlPlaneManager, ExecutionInstance, ExecutionInstanceType
 from sage_llm_ops.core.stand_in import runs_as
 from sage_llm_ops.testing import sim_fleet
-from sage_llm_ops.types.errors import CapabilityError, UnknownName
+from sage_llm_ops.types.errors import ConfigError, UnknownName
 
 
 async def test_host_engine_and_model_are_labels_inside() -> None:
@@ -48,7 +48,7 @@ async def test_only_inside() -> None:
     with sim_fleet():
         manager.register_instance(ExecutionInstance("in", port=8000, model_name="m"))
     manager.register_instance(ExecutionInstance("out", port=8000, model_name="m"))
-    with pytest.raises(CapabilityError, match="'out': placement 'http'"):
+    with pytest.raises(ConfigError, match=r"'out': another instance serves model 'm' .* as text"):
         await manager.start()
     await manager.stop()
 

@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
             refusal = error_answer(_body_too_large(length, config))
         self._size = 0
         has_body = length != "0" or "transfer-encoding" in request.headers
-        if refusal is not None and has_body:
+        if refusal is not None and (has_body or refusal.status == 431):
             self._hang_up(request, refusal)
             return
         request.refusal = refusal

@@ -183,6 +183,8 @@ def _prompt(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId
 
 
 def _buffer(ids: Sequence[int], identity: RequestId) -> bytes:
+    if isinstance(ids, bytes):  # of a tokenizer whose ids are bytes
+        return np.frombuffer(ids, dtype=np.uint8).astype("<i4").tobytes()
     try:
         array = np.asarray(ids)
     except ValueError as error:

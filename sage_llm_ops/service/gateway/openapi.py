@@ -130,7 +130,7 @@ def _responses(route: Route, keys: bool) -> dict[str, Any]:
     else:
         good["content"] = {KIND: {"schema": {"type": "string"}}}
     if route.handler in (generate.chat, generate.complete):
-        good["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        good["content"]["text/event-stream"] = {}
         good["description"] += "; with `stream` a stream of events that ends with `[DONE]`"
     statuses = {*route.errors, *_EVERYWHERE}
     statuses |= {401} if keys and not route.open else set()

@@ -80,6 +80,8 @@ def _refuse_unbuilt(metadata: RequestMetadata, identity: RequestId) -> None:
 
 def as_priority(value: Any) -> RequestPriority:
     """By number, member, or name in any case."""
+    if isinstance(value, RequestPriority):
+        return value
     if isinstance(value, str):
         found = RequestPriority.__members__.get(value.upper())
     else:

@@ -14,7 +14,13 @@ from sage_llm_ops.engines.tokenizers import ByteTokenizer
 from sage_llm_ops.service.gateway.errors import HttpError
 from sage_llm_ops.service.gateway.openai import ChatBody, CompletionBody, EmbeddingBody
 from sage_llm_ops.types.errors import RequestError
-from sage_llm_ops.types.requests import Request, RequestMetadata, SamplingParams, Task
+from sage_llm_ops.types.requests import (
+    Request,
+    RequestMetadata,
+    RequestPriority,
+    SamplingParams,
+    Task,
+)
 
 if TYPE_CHECKING:
     from sage_llm_ops.pipeline.handle import RequestHandle
@@ -141,7 +147,7 @@ def _priority(headers: Mapping[str, str], given: int | str | None) -> Any:
     """A name, or its number."""
     said: int | str | None = headers.get("x-priority", given)
     if said is None:
-        return 2
+        return RequestPriority.NORMAL
     return int(said) if isinstance(said, str) and said.isdecimal() else said
 
 

@@ -87,7 +87,9 @@ class Serving:
 
 
 @contextmanager
-def sim(instances: int = 2, config: GatewayConfig | None = None, **options: Any) -> Iterator[Serving]:
+def sim(
+    instances: int = 2, config: GatewayConfig | None = None, **options: Any
+) -> Iterator[Serving]:
     """Over simulated engines that answer at once."""
     options = {"timing": "instant", **options}
     fleet = tuple(sim_instances(instances, model=MODEL, **options))

@@ -73,7 +73,9 @@ def test_token_ids_as_vllm_gives_them(client: httpx.Client) -> None:
     body = client.post(CHAT, json=chat(max_tokens=3, return_token_ids=True)).json()
     assert len(body["choices"][0]["token_ids"]) == 3
     assert len(body["prompt_token_ids"]) == body["usage"]["prompt_tokens"]
-    stream = events(client.post(CHAT, json=chat(max_tokens=3, stream=True, return_token_ids=True)).text)
+    stream = events(
+        client.post(CHAT, json=chat(max_tokens=3, stream=True, return_token_ids=True)).text
+    )
     assert stream[0]["prompt_token_ids"] == body["prompt_token_ids"]
     ids = [id_ for event in stream for id_ in event["choices"][0].get("token_ids", [])]
     assert ids == body["choices"][0]["token_ids"]
@@ -109,7 +111,9 @@ def test_prompts_of_every_kind(client: httpx.Client, prompt: object, choices: in
     assert texts == [choice["text"] for choice in whole["choices"]]
 
 
-def test_a_completion_has_sixteen_tokens_and_a_chat_what_is_configured(client: httpx.Client) -> None:
+def test_a_completion_has_sixteen_tokens_and_a_chat_what_is_configured(
+    client: httpx.Client,
+) -> None:
     done = client.post(COMPLETE, json={"prompt": "x"}).json()
     assert done["usage"]["completion_tokens"] == 16
     assert client.post(CHAT, json=chat()).json()["usage"]["completion_tokens"] == 512

@@ -18,12 +18,18 @@ SETTINGS = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 FIELDS = sorted(
-    {*ChatBody.__struct_fields__, *CompletionBody.__struct_fields__, *EmbeddingBody.__struct_fields__}
+    {
+        *ChatBody.__struct_fields__,
+        *CompletionBody.__struct_fields__,
+        *EmbeddingBody.__struct_fields__,
+    }
 )
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 turns = st.lists(

@@ -49,9 +49,12 @@ def test_each_token_is_sent_when_it_is_there(setup: Held) -> None:
     worker = fleet["w0"]
     told = threading.Thread(target=lambda: (worker.wait_for("r"), worker.say("r", [72])))
     told.start()
-    with serving.client() as client, client.stream(
-        "POST", CHAT, json=chat(stream=True), headers={"x-request-id": "r"}
-    ) as response:
+    with (
+        serving.client() as client,
+        client.stream(
+            "POST", CHAT, json=chat(stream=True), headers={"x-request-id": "r"}
+        ) as response,
+    ):
         told.join()
         lines = response.iter_lines()
         texts = []
@@ -100,9 +103,12 @@ def test_a_client_who_leaves_ends_the_request(setup: Held, stream: bool, begun: 
     client = serving.client()
 
     def call() -> None:
-        with pytest.raises(httpx.HTTPError), client.stream(
-            "POST", CHAT, json=chat(stream=stream), headers={"x-request-id": "r"}
-        ) as response:
+        with (
+            pytest.raises(httpx.HTTPError),
+            client.stream(
+                "POST", CHAT, json=chat(stream=stream), headers={"x-request-id": "r"}
+            ) as response,
+        ):
             for _ in response.iter_raw():
                 pass
             raise httpx.ReadError("the test ended it")

@@ -75,7 +75,7 @@ class Caller:
 
     def whole_ms(self) -> float:
         """To the end of an answer."""
-        return self._call(body(), lambda data: _whole(data))
+        return self._call(body(), _whole)
 
     def first_token_ms(self) -> float:
         """To the first content of a stream; the rest is read before this returns."""

@@ -48,6 +48,8 @@ model_list:
     litellm_params: {{model: openai/m, api_base: "http://127.0.0.1:{one}/v1", api_key: x}}
   - model_name: m
     litellm_params: {{model: openai/m, api_base: "http://127.0.0.1:{two}/v1", api_key: x}}
+# Loopback, and nothing behind it; a key would make it check keys, which nobody else here does.
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
 """,
     ),
     Router("vllm-router", "vllm-router==0.1.17", ("{bin}/vllm-router", *_RUST, *_URLS), False),
@@ -58,7 +60,7 @@ model_list:
         False,
     ),
 )
-NOT_PUBLISHED = "production-stack (its router is on no package index under a name of its own)"
+UNKNOWN_PACKAGE = "production-stack (this suite knows no package to install its router from)"
 
 
 def install(router: Router) -> str:
@@ -97,8 +99,13 @@ def running(router: Router, port: int, one: int, two: int) -> Iterator[None]:
         }
         Path(str(fills["file"])).write_text(router.config.format(**fills))
         command = [part.format(**fills) for part in router.command]
-        with started(command, Path(directory) / "log"):
-            wait_for_answer(port)
+        log = Path(directory) / "log"
+        with started(command, log) as child:
+            try:
+                wait_for_answer(port, child=child)
+            except TimeoutError as error:
+                last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise TimeoutError(f"{error}; its log ends: {' '.join(last)[:200]}") from None
             yield
 
 
@@ -118,8 +125,10 @@ def started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
                 child.wait()
 
 
-def wait_for_answer(port: int, timeout_s: float = START_S) -> None:
-    """Until a chat is answered with 200."""
+def wait_for_answer(
+    port: int, timeout_s: float = START_S, child: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Until a chat is answered with 200, or the child that should do it is gone."""
     import json
 
     from benchmarks.http_load import PATH, body
@@ -133,6 +142,7 @@ def wait_for_answer(port: int, timeout_s: float = START_S) -> None:
             with urllib.request.urlopen(request, timeout=5):
                 return
         except OSError as error:
-            if time.monotonic() > until:
+            gone = child is not None and child.poll() is not None
+            if gone or time.monotonic() > until:
                 raise TimeoutError(f"nothing answers on port {port}: {error}") from None
             time.sleep(0.1)

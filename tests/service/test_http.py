@@ -170,13 +170,13 @@ def test_a_client_who_takes_nothing_is_cut_and_its_request_ends() -> None:
 
 
 def test_there_is_room_for_so_many_connections() -> None:
-    with sim(config=GatewayConfig(port=0, max_connections=1)) as serving:
-        with wire(serving) as one, wire(serving) as other:
-            data = read_all(other)
-            assert statuses(data) == [503]
-            assert b"max_connections=1" in data
-            one.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert one.recv(100).startswith(b"HTTP/1.1 200")
+    config = GatewayConfig(port=0, max_connections=1)
+    with sim(config=config) as serving, wire(serving) as one, wire(serving) as other:
+        data = read_all(other)
+        assert statuses(data) == [503]
+        assert b"max_connections=1" in data
+        one.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert one.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_nagle_is_off(server: Serving) -> None:

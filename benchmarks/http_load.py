@@ -33,7 +33,7 @@ class Rate:
     p50_ms: float
 
 
-def wrk(port: int, connections: int, seconds: float) -> Rate:
+def wrk(port: int, connections: int, seconds: int) -> Rate:
     """Requests per second with so many connections; raises if any answer was no 2xx."""
     if shutil.which("wrk") is None:
         raise RuntimeError("wrk is not installed: apt-get install wrk")
@@ -45,7 +45,7 @@ def wrk(port: int, connections: int, seconds: float) -> Rate:
         )
         done = subprocess.run(
             [
-                *("wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"),
+                *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"),
                 *("-s", str(script), f"http://127.0.0.1:{port}{PATH}"),
             ],
             capture_output=True,

@@ -6,6 +6,7 @@ installed or does not come up is absent: named in the output, never replaced by 
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ START_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """How it is installed and started; `{bin}`, `{port}`, `{one}`, `{two}` and `{file}` are filled in."""
+    """How it is installed and started; `{bin}`, `{port}` and the like are filled in."""
 
     name: str
     requirement: str
@@ -34,7 +35,8 @@ class Router:
     """Contents of `{file}`."""
 
 
-_RUST = ("--host", "127.0.0.1", "--port", "{port}", "--policy", "round_robin")
+_LISTEN = ("--host", "127.0.0.1", "--port", "{port}", "--prometheus-port", "{metrics}")
+_RUST = (*_LISTEN, "--policy", "round_robin")
 _URLS = ("--worker-urls", "http://127.0.0.1:{one}", "http://127.0.0.1:{two}")
 ROUTERS = (
     Router(
@@ -61,6 +63,13 @@ general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
     ),
 )
 UNKNOWN_PACKAGE = "production-stack (this suite knows no package to install its router from)"
+
+
+def free_port() -> int:
+    """One that nobody has now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def install(router: Router) -> str:
@@ -95,6 +104,7 @@ def running(router: Router, port: int, one: int, two: int) -> Iterator[None]:
             "port": port,
             "one": one,
             "two": two,
+            "metrics": free_port(),
             "file": str(Path(directory) / "config.yaml"),
         }
         Path(str(fills["file"])).write_text(router.config.format(**fills))

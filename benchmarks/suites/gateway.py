@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +14,15 @@ from statistics import median
 from benchmarks.gateway_under_test import MODEL, plane
 from benchmarks.http_load import Caller, Rate, body, wrk
 from benchmarks.metric import Metric
-from benchmarks.routers import ROUTERS, UNKNOWN_PACKAGE, install, running, started, wait_for_answer
+from benchmarks.routers import (
+    ROUTERS,
+    UNKNOWN_PACKAGE,
+    free_port,
+    install,
+    running,
+    started,
+    wait_for_answer,
+)
 from sage_llm_ops.types.requests import RequestMetadata
 
 WORKLOAD = """\
@@ -39,11 +46,11 @@ class Sizes:
     """Rounds of everything, seconds of each wrk, single calls, and whether peers are asked."""
 
     rounds: int
-    seconds: float
+    seconds: int
     calls: int
 
 
-SIZES = {"ci": Sizes(2, 2.0, 300), "full": Sizes(5, 5.0, 2000)}
+SIZES = {"ci": Sizes(2, 2, 300), "full": Sizes(5, 5, 2000)}
 
 
 def run(preset: str) -> dict[str, Metric]:
@@ -58,7 +65,7 @@ def measure(sizes: Sizes) -> dict[str, Metric]:
         with contextlib.ExitStack() as stack:
             peers = _peers(stack, *behind)
             for port in (*rates.values(), *peers.values()):
-                wrk(port, 8, 0.5)
+                wrk(port, 8, 1)
             for _ in range(sizes.rounds):
                 for suffix, port in rates.items():
                     _keep(found, f"c32_rps{suffix}", wrk(port, 32, sizes.seconds).rps)
@@ -77,7 +84,7 @@ def _keep(found: dict[str, list[float]], name: str, value: float) -> None:
     found.setdefault(name, []).append(value)
 
 
-def _rate(name: str, port: int, seconds: float) -> Rate | None:
+def _rate(name: str, port: int, seconds: int) -> Rate | None:
     try:
         return wrk(port, 32, seconds)
     except RuntimeError as error:
@@ -165,13 +172,6 @@ def _difference(through: list[float], straight: list[float]) -> Metric:
 
 
 # -- processes --------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """One that nobody has now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextmanager

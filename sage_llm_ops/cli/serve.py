@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sage_llm_ops.cli.output import Json, print_result
+
 
 def serve(
     config: Annotated[Path, typer.Option(help="A services.toml.")] = Path("configs/services.toml"),
@@ -17,6 +19,7 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Default: the file's, or 8889. 0: any.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Serve OpenAI's API until SIGTERM or Ctrl-C; what is in flight then ends first."""
     import dataclasses
@@ -37,10 +40,17 @@ def serve(
         door, host=door.host if host is None else host, port=door.port if port is None else port
     )
     manager = ControlPlaneManager.from_config(config, found.name)
-    names = ", ".join(manager.control.instances) or "no engine"
+    engines = list(manager.control.instances)
+    names = ", ".join(engines) or "no engine"
+
+    def ready(url: str) -> None:
+        print_result(
+            {"url": f"{url}/v1", "engines": engines}, lambda: f"ready: {url}/v1", json=json
+        )
+
     run(
         manager.control,
         door,
         listening=lambda url: typer.echo(f"listening on {url}; starting {names}", err=True),
-        ready=lambda url: typer.echo(f"ready: {url}/v1"),
+        ready=ready,
     )

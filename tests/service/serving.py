@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from sage_llm_ops.config.gateway import ApiKey, GatewayConfig
+from sage_llm_ops.core import RestartPolicy
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.defaults import serving as serving_spec
 from sage_llm_ops.service.gateway.auth import key_hash
@@ -104,12 +105,16 @@ def sim(
 
 @contextmanager
 def held(
-    config: GatewayConfig | None = None, *, names: tuple[str, ...] = ("w0",), **spec: Any
+    config: GatewayConfig | None = None,
+    *,
+    names: tuple[str, ...] = ("w0",),
+    restart: RestartPolicy | None = None,
+    **spec: Any,
 ) -> Iterator[tuple[Serving, HeldFleet]]:
     """Over workers that hold what they get until the test says how it goes on."""
     fleet = HeldFleet()
     instances = tuple(ExecutionInstance(name, model_name=MODEL, engine="sim") for name in names)
-    plane = ControlPlane(serving_spec(instances=instances, **spec), make=fleet)
+    plane = ControlPlane(serving_spec(instances=instances, **spec), make=fleet, restart=restart)
     plane.start()
     try:
         with Serving(plane, config or GatewayConfig(port=0)) as serving:

@@ -100,7 +100,7 @@ def serve(
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
-    except ImportError:  # not for every platform; the same, a third slower (ADR 6)
+    except ImportError:  # not for every platform; the same, a fifth slower (ADR 6)
         return asyncio.new_event_loop
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory

@@ -12,9 +12,11 @@ from sage_llm_ops.cli import (
     config_check,
     demo,
     doctor,
+    key,
     pipeline_show,
     replay,
     run,
+    serve,
     simulate,
     why,
 )
@@ -58,6 +60,8 @@ app.add_typer(pipeline, name="pipeline")
 
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
+app.command("serve")(serve.serve)
+app.command("key")(key.key)
 app.command("simulate")(simulate.simulate)
 app.command("replay")(replay.replay)
 app.command("why")(why.why)

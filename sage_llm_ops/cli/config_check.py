@@ -12,6 +12,7 @@ from sage_llm_ops.cli.output import Json, print_result
 
 if TYPE_CHECKING:
     from sage_llm_ops.config import ServiceConfig, ServicesConfig
+    from sage_llm_ops.config.gateway import GatewayConfig
     from sage_llm_ops.types.pipelines import PipelineSpec
 
 
@@ -79,6 +80,14 @@ def _service(service: ServiceConfig) -> Iterator[str]:
     for name in SETTINGS:
         value = getattr(service, name)
         yield f"  {name:{width}}  {'(default)' if value is None else value_text(value, name)}"
+    yield f"  {'gateway':{width}}  {_gateway(service.gateway)}"
     yield "  instances" if service.instances else "  no instances"
     for instance in service.instances:
         yield f"    {instance_line(instance)}"
+
+
+def _gateway(door: GatewayConfig) -> str:
+    from sage_llm_ops.cli.numbers import count
+
+    keys = count(len(door.api_keys), "key") if door.api_keys else "no keys"
+    return f"{door.host}:{door.port}, {keys}, unknown models: {door.unknown_model}"

@@ -21,7 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage_llm_ops.config import instances
+from sage_llm_ops.config import gateway, instances
+from sage_llm_ops.config.gateway import GatewayConfig
 from sage_llm_ops.config.nouns import shape_of
 from sage_llm_ops.config.overrides import Shape, override
 from sage_llm_ops.config.tables import Known, check_known, located, read_fields, table_at
@@ -47,6 +48,7 @@ class ServiceConfig:
     max_in_flight: int | None = None
     ledger: str | None = None
     instances: tuple[ExecutionInstance, ...] = ()
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -68,7 +70,7 @@ SETTINGS = (
     "max_in_flight",
     "ledger",
 )
-"""Keys of a service's table beside `type` and `instances`."""
+"""Keys of a service's table beside `type`, `instances` and `gateway`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def services_from(
     _check_root(source)
     ours, others = _sorted_out(source)
     settings = shape_of(ServiceConfig, SETTINGS).values
-    shape = Shape({"instances": instances.SHAPE}, settings)
+    shape = Shape({"instances": instances.SHAPE, "gateway": gateway.SHAPE}, settings)
     services = Shape(dict.fromkeys(ours, shape))
     source = override(source, Shape({"services": services}), environ)
     return ServicesConfig(
@@ -194,16 +196,23 @@ def _service(source: TomlSource, path: Path, name: str, known: Known | None) -> 
             f"is not read: write {header} (the key is `instances`)",
         )
     rows = table.pop("instances", [])
+    door = table.pop("gateway", {})
     unknown = next((key for key in table if key not in SETTINGS), None)
     if unknown is not None:
-        keys = ("type", "instances", *SETTINGS)
+        keys = ("type", "instances", "gateway", *SETTINGS)
         raise source.unknown((*path, unknown), "key", unknown, keys)
     fields = read_fields(source, path, table, ServiceConfig, SETTINGS)
     check_known(source, path, table, known)
     engines = {"default_engine": known["engine"]} if known and "engine" in known else None
     check_known(source, path, table, engines)
     fleet = instances.read_instances(source, (*path, "instances"), rows, known)
+    served = gateway.read_gateway(source, (*path, "gateway"), door)
     with located(source, path):
         return ServiceConfig(
-            name, **fields, instances=fleet, file=source.file, line=source.line(path)
+            name,
+            **fields,
+            instances=fleet,
+            gateway=served,
+            file=source.file,
+            line=source.line(path),
         )

@@ -90,6 +90,8 @@ def _refuse_unbuilt(metadata: RequestMetadata, identity: RequestId) -> None:
 
 def as_priority(value: Any) -> RequestPriority:
     """By number, member, or name in any case."""
+    if isinstance(value, RequestPriority):
+        return value
     if isinstance(value, str):
         found = RequestPriority.__members__.get(value.upper())
     else:
@@ -206,6 +208,8 @@ def _tokens(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId
 
 
 def _buffer(ids: Sequence[int], identity: RequestId) -> bytes:
+    if isinstance(ids, bytes):  # of a tokenizer whose ids are bytes
+        return np.frombuffer(ids, dtype=np.uint8).astype("<i4").tobytes()
     try:
         array = np.asarray(ids)
     except ValueError as error:

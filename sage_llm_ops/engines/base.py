@@ -179,13 +179,13 @@ class Tokenizer(Protocol):
 
     hash: str
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Sequence[int]:
         """Token ids of a prompt, special tokens as the model wants them."""
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of a whole sequence."""
 
-    def chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+    def chat(self, messages: Sequence[dict[str, Any]]) -> Sequence[int]:
         """Token ids of a conversation through the model's chat template."""
 
     def decoder(self, *, skip_special_tokens: bool = True) -> TextDecoder:

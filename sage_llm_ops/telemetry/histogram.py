@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp, log
 
 _GROWTH = log(1.02)
@@ -34,6 +35,21 @@ class Histogram:
         self.count = sum(self._buckets.values())
         self.total += other.total
 
+    def below(self, bounds: Sequence[float]) -> tuple[list[int], int, float]:
+        """How many values were at most each bound (ascending), how many there are, and their sum.
+
+        A value is taken for its bucket's middle. May grow on another thread: the counts fit each
+        other, the sum may be a value ahead.
+        """
+        buckets = sorted(self._buckets.copy().items())
+        counts, seen, at = [], 0, 0
+        for bound in bounds:
+            while at < len(buckets) and _middle(buckets[at][0]) <= bound:
+                seen += buckets[at][1]
+                at += 1
+            counts.append(seen)
+        return counts, seen + sum(count for _, count in buckets[at:]), self.total
+
     @property
     def mean(self) -> float | None:
         """None before the first value."""
@@ -48,5 +64,9 @@ class Histogram:
         for index in sorted(self._buckets):
             seen += self._buckets[index]
             if seen > rank:
-                return _LOWEST * exp((index + 0.5) * _GROWTH)
+                return _middle(index)
         raise AssertionError("rank beyond count")
+
+
+def _middle(index: int) -> float:
+    return _LOWEST * exp((index + 0.5) * _GROWTH)

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.batches import Shape
 from benchmarks.metric import Metric
 from benchmarks.open_loop import Load
-from benchmarks.suites import overhead, pipeline, sim_core, simulate
+from benchmarks.suites import gateway, overhead, pipeline, sim_core, simulate
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +91,18 @@ def test_overhead() -> None:
         "control_cpu_us_per_token",
     ]
     assert metrics["outputs_identical"].value == 1.0
+
+
+def test_gateway_adds_to_the_plane() -> None:
+    with gateway.ours("bytes") as port:
+        metrics = gateway.added(port, "bytes", 10, "")
+    assert list(metrics) == ["added_p50_ms_c1", "stream_added_ttft_ms"]
+    assert metrics["added_p50_ms_c1"].n == 10
+
+
+def test_gateway_ratios_are_of_each_round(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"c32_rps": [10.0, 30.0], "peer_litellm_c32_rps": [5.0, 10.0]}
+    metrics = gateway._ratios(found)
+    assert list(metrics) == ["vs_best_python_peer"]
+    assert (metrics["vs_best_python_peer"].min, metrics["vs_best_python_peer"].max) == (2.0, 3.0)
+    assert "vs_rust_peer: absent" in capsys.readouterr().err

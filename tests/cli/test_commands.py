@@ -112,11 +112,12 @@ def test_the_example_is_accepted_with_and_without_its_comments(tmp_path: pathlib
     assert run("config", "check", str(EXAMPLE)) == 0
     uncommented = tmp_path / "services.toml"
     text = EXAMPLE.read_text(encoding="utf-8")
-    uncommented.write_text(re.sub(r"^# (?=\[|[a-z_]+ = )", "", text, flags=re.MULTILINE))
+    uncommented.write_text(re.sub(r"^# (?=\[|[a-z_0-9]+ = )", "", text, flags=re.MULTILINE))
     service = load_services(uncommented, environ={}).service()
     assert [instance.engine for instance in service.instances] == ["sim", "sim", "vllm", None]
     assert run("config", "check", str(uncommented)) == 0
     assert service.ledger == ".sage-llm-ops/ledger.jsonl"
+    assert [key.role for key in service.gateway.api_keys] == ["admin"]
 
 
 def test_json(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:

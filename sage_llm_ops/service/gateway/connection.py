@@ -1,0 +1,390 @@
+"""One client's connection: HTTP/1.1 between the socket and the application.
+
+llhttp (through httptools, as in uvicorn) parses; what is here is what it leaves open: limits,
+time-outs, one request at a time, an answer before the body is read, backpressure, and that a client
+who leaves ends the work done for it. Why not a server of somebody else's: docs/adr/0006.
+
+    idle ─► head ─► body ─► busy (a task runs the application) ─► idle, or lingering ─► closed
+
+In `lingering` the last answer is out and the sending side is shut; what the client still sends is
+thrown away for a moment, because a close with unread bytes would reset the connection and could
+take the answer with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from typing import Any, Protocol, final
+
+import httptools
+
+from sage_llm_ops.config.gateway import GatewayConfig
+from sage_llm_ops.service.gateway.errors import HttpError, error_answer
+from sage_llm_ops.service.gateway.messages import Answer, HttpRequest, stream_head
+
+log = logging.getLogger("sage_llm_ops.gateway")
+
+BACKLOG_BYTES = 64 << 10
+"""Bytes of requests to come that are read while one is served; then the socket is left alone."""
+LINGER_S = 2.0
+
+
+class Application(Protocol):
+    """Who answers. `date` is the value of the `date` header, kept by the server."""
+
+    date: bytes
+    draining: bool
+
+    def opened(self, connection: Connection) -> bool:
+        """A client came; False where there is no room for it."""
+
+    def closed(self, connection: Connection) -> None:
+        """It is gone."""
+
+    def gate(self, request: HttpRequest, connection: Connection) -> Answer | None:
+        """Look at the head; an answer refuses the request before its body is read."""
+
+    async def serve(self, request: HttpRequest) -> Answer | None:
+        """Answer; None where the answer was streamed. Cancelled when the client is gone."""
+
+    def answered(self, request: HttpRequest, status: int) -> None:
+        """An answer was given."""
+
+
+@final
+class Connection(asyncio.Protocol):
+    """Callbacks come from the event loop alone."""
+
+    def __init__(self, app: Application, config: GatewayConfig) -> None:
+        self.app = app
+        self.config = config
+        self.deadline: float | None = None
+        """When `expired` is due, on the loop's clock; the server looks about twice a second."""
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._state = "idle"
+        self._request: HttpRequest | None = None
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self._size = 0
+        """Bytes of the head, or of the body, so far."""
+        self._deaf = False
+        """What still comes belongs to nothing that will be answered."""
+        self._ready: deque[HttpRequest] = deque()
+        self._backlog = bytearray()
+        self._task: asyncio.Task[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._status = 0
+
+    # -- the transport's calls ----------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """A client is there."""
+        self._transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self.app.opened(self):
+            self._refuse(
+                HttpError(
+                    503,
+                    f"{self.config.max_connections} connections are open and "
+                    f"max_connections={self.config.max_connections}; try again, or raise it",
+                    code="too_many_connections",
+                    retry_after_s=1.0,
+                )
+            )
+            return
+        self._expect("idle", self.config.header_timeout_s)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._deaf:
+            return
+        if self._task is None:
+            self._feed(data)
+            return
+        self._backlog += data
+        if len(self._backlog) > BACKLOG_BYTES:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """A client that sends nothing more is taken for gone: nobody who waits for an answer
+        closes half of a connection."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone, and so is the reason to work for it."""
+        self._deaf, self.deadline = True, None
+        self.app.closed(self)
+        if self._task is not None:
+            self._task.cancel()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """The client takes less than there is."""
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """It took it."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    # -- the server's calls -------------------------------------------------------------------
+
+    def expired(self) -> None:
+        """`deadline` passed."""
+        self.deadline = None
+        if self._state in ("head", "body"):
+            limit = "header_timeout_s" if self._state == "head" else "body_timeout_s"
+            self._refuse(
+                HttpError(
+                    408,
+                    f"the {self._state} of the request did not come within "
+                    f"{limit}={getattr(self.config, limit):g} s; send it faster, or raise it",
+                    code="request_timeout",
+                )
+            )
+        elif self._state == "idle":
+            self._transport.close()
+        else:
+            if self._state == "busy":
+                log.warning("a client took nothing for %g s: cut", self.config.write_timeout_s)
+            self._transport.abort()
+
+    def wind_down(self) -> None:
+        """Close now if nothing is being served, else after the answer."""
+        if self._state == "idle":
+            self._transport.close()
+
+    def cut(self) -> None:
+        """Close whatever happens."""
+        self._transport.abort()
+
+    # -- the parser's calls -------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._target, self._headers, self._body, self._size = b"", {}, [], 0
+        self._request = None
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        self._size += len(name) + len(value)
+        known = self._headers.get(key)
+        self._headers[key] = text if known is None else f"{known}, {text}"
+
+    def on_headers_complete(self) -> None:
+        if self._deaf:
+            return
+        parser, config = self._parser, self.config
+        request = self._request = HttpRequest(
+            parser.get_method().decode("latin-1"),
+            self._target.decode("latin-1"),
+            self._headers,
+            keep_alive=parser.should_keep_alive(),
+            old=parser.get_http_version() == "1.0",
+            came=time.monotonic(),
+        )
+        refusal = self.app.gate(request, self)  # also gives it its id
+        size = self._size + len(self._target)
+        length = request.headers.get("content-length", "0")
+        if size > config.max_header_bytes:
+            refusal = error_answer(_head_too_large(size, config))
+        elif refusal is None and length.isdecimal() and int(length) > config.max_body_bytes:
+            refusal = error_answer(_body_too_large(length, config))
+        self._size = 0
+        has_body = length != "0" or "transfer-encoding" in request.headers
+        if refusal is not None and (has_body or refusal.status == 431):
+            self._hang_up(request, refusal)
+            return
+        request.refusal = refusal
+        if has_body:
+            self._expect("body", config.body_timeout_s)
+            if request.headers.get("expect", "").lower() == "100-continue" and not self._task:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, data: bytes) -> None:
+        if self._deaf or self._request is None:
+            return
+        self._body.append(data)
+        self._size += len(data)
+        if self._size > self.config.max_body_bytes:
+            too_large = _body_too_large(f"{self._size} or more", self.config)
+            self._hang_up(self._request, error_answer(too_large))
+
+    def on_message_complete(self) -> None:
+        if self._deaf or self._request is None:
+            return
+        request, self._request = self._request, None
+        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._state, self.deadline = "idle", None
+        self._ready.append(request)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        if self._state == "idle":
+            self._size = 0
+            self._expect("head", self.config.header_timeout_s)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True  # we stay with HTTP/1.1, which is allowed; then nothing can follow
+            for request in self._ready:
+                request.keep_alive = False
+        except httptools.HttpParserError as error:
+            if not self._deaf:
+                self._bad(error)
+        if self._state == "head":
+            self._size += len(data)  # llhttp keeps what is no whole header yet
+            if self._size > 2 * self.config.max_header_bytes and not self._deaf:
+                self._refuse(_head_too_large(self._size, self.config))
+        self._next()
+
+    def _bad(self, error: Exception) -> None:
+        self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}", code="bad_http"))
+
+    def _refuse(self, error: HttpError) -> None:
+        """What came, or did not, is no request that could be served."""
+        request = HttpRequest("", "", {}, keep_alive=False, came=time.monotonic())
+        self.app.gate(request, self)
+        self._hang_up(request, error_answer(error))
+        self._next()
+
+    def _hang_up(self, request: HttpRequest, answer: Answer) -> None:
+        """The last answer of this connection, once those before it are out."""
+        self._deaf, self._request = True, None
+        request.refusal, request.keep_alive = answer, False
+        self._ready.append(request)
+
+    # -- answering ----------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        if self._task is None and self._ready:
+            request = self._ready.popleft()
+            self._state, self.deadline = "busy", None
+            if request.refusal is not None:
+                self._write(request, request.refusal)
+                self._done(request)
+            else:
+                self._task = self._loop.create_task(self._serve(request))
+
+    async def _serve(self, request: HttpRequest) -> None:
+        try:
+            answer = await self.app.serve(request)
+        except asyncio.CancelledError:
+            self._task = None
+            self._transport.abort()
+            self.app.answered(request, 499)
+            raise
+        except Exception:
+            # Half of an answer may be out, so no other can follow.
+            log.exception("request %s: %s %s broke", request.id, request.method, request.target)
+            self._task = None
+            self._transport.abort()
+            self.app.answered(request, 500)
+            return
+        self._task = None
+        if answer is not None:
+            self._write(request, answer)
+        self._done(request)
+
+    def _write(self, request: HttpRequest, answer: Answer) -> None:
+        if self.app.draining:
+            request.keep_alive = False
+        if self._transport.is_closing():
+            return
+        head = answer.head(request, self.app.date)
+        self._transport.write(head if request.method == "HEAD" else head + answer.body)
+        self._status = answer.status
+
+    def _done(self, request: HttpRequest) -> None:
+        self.app.answered(request, self._status)
+        if self._transport.is_closing():
+            return
+        if not request.keep_alive or self.app.draining:
+            self._linger()
+            return
+        self._expect("idle", self.config.keep_alive_s)
+        if self._ready:
+            self._next()
+        elif self._backlog:
+            data, self._backlog = bytes(self._backlog), bytearray()
+            self._transport.resume_reading()
+            self._feed(data)
+
+    def _linger(self) -> None:
+        self._deaf = True
+        self._backlog.clear()
+        self._ready.clear()
+        self._expect("lingering", LINGER_S)
+        self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _expect(self, state: str, within_s: float) -> None:
+        self._state = state
+        self.deadline = self._loop.time() + within_s
+
+    # -- the application's hands for a stream -------------------------------------------------
+
+    def begin(self, request: HttpRequest, first: bytes) -> None:
+        """The head of a stream and its first piece, in one packet."""
+        if self.app.draining:
+            request.keep_alive = False
+        if request.old:
+            request.keep_alive = False
+        self._status = 200
+        self._transport.write(stream_head(request, self.app.date) + _piece(request, first))
+
+    async def send(self, request: HttpRequest, data: bytes) -> None:
+        """Another piece; waits while the client takes nothing."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        self._transport.write(_piece(request, data))
+        if self._writable is not None:
+            self.deadline = self._loop.time() + self.config.write_timeout_s
+            await self._writable
+            self.deadline = None
+
+    def end(self, request: HttpRequest, last: bytes) -> None:
+        """The last piece."""
+        if not self._transport.is_closing():
+            tail = b"" if request.old else b"0\r\n\r\n"
+            self._transport.write(_piece(request, last) + tail)
+
+
+def _piece(request: HttpRequest, data: bytes) -> bytes:
+    return data if request.old else b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _head_too_large(size: int, config: GatewayConfig) -> HttpError:
+    return HttpError(
+        431,
+        f"the head has {size} bytes and max_header_bytes={config.max_header_bytes}; send less "
+        "in headers, or raise it",
+        code="head_too_large",
+    )
+
+
+def _body_too_large(size: str, config: GatewayConfig) -> HttpError:
+    return HttpError(
+        413,
+        f"the body has {size} bytes and max_body_bytes={config.max_body_bytes}; send less, or "
+        "raise it",
+        code="body_too_large",
+    )

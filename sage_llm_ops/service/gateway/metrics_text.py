@@ -1,0 +1,158 @@
+"""Numbers in Prometheus' text format. The table is in docs/metrics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from sage_llm_ops.core.control_plane import describe
+from sage_llm_ops.telemetry.histogram import Histogram
+from sage_llm_ops.telemetry.metrics import Tally
+
+if TYPE_CHECKING:
+    from sage_llm_ops.service.gateway.app import Gateway
+
+KIND = "text/plain; version=0.0.4; charset=utf-8"
+PREFIX = "sage_llm_ops_"
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds; upper bounds of the buckets of every histogram."""
+
+Labels = Mapping[str, str]
+Sample = tuple[Labels, float]
+
+METRICS: dict[str, tuple[str, str]] = {
+    "http_requests_total": ("counter", "Answers, by route and status."),
+    "http_request_seconds": ("histogram", "Head of a request to the end of its answer, by route."),
+    "http_connections": ("gauge", "Open connections."),
+    "http_in_flight": ("gauge", "Generations and embeddings being served."),
+    "requests_accepted_total": ("counter", "Requests that the graph let in."),
+    "requests_refused_total": ("counter", "Requests that the graph refused by name."),
+    "requests_waiting": ("gauge", "Requests that wait for a place."),
+    "requests_running": ("gauge", "Requests on engines."),
+    "requests_total": ("counter", "Ended requests, by engine and outcome."),
+    "retries_total": ("counter", "Further attempts, by engine of the last one."),
+    "prompt_tokens_total": ("counter", "Prompt tokens of completed requests, by engine."),
+    "output_tokens_total": ("counter", "Generated tokens of completed requests, by engine."),
+    "cached_tokens_total": ("counter", "Prompt tokens that a prefix cache gave, by engine."),
+    "ttft_seconds": ("histogram", "Arrival to first token, by engine."),
+    "tpot_seconds": ("histogram", "Mean time between tokens of a request, by engine."),
+    "queue_seconds": ("histogram", "Arrival to placement, by engine."),
+    "latency_seconds": ("histogram", "Arrival to the end, by engine."),
+    "slo_counted_total": ("counter", "Ended requests that had an objective."),
+    "slo_violations_total": ("counter", "Those of them that missed it."),
+    "engine_up": ("gauge", "1 if the engine takes requests, by engine and model."),
+    "engine_slots": ("gauge", "Requests that an engine is given at a time."),
+    "engine_running": ("gauge", "Requests that an engine has now."),
+    "engine_kv_usage": ("gauge", "Share of its KV cache in use; absent until it said so."),
+    "decisions_total": ("counter", "Entries of the ledger."),
+}
+
+
+def metrics_text(gateway: Gateway) -> str:
+    """Every metric that has a value; a label that never occurred has no line."""
+    return "".join(_lines(gateway))
+
+
+def _lines(gateway: Gateway) -> Iterator[str]:
+    histograms, samples = _spreads(gateway), _values(gateway)
+    for name, (kind, text) in METRICS.items():
+        yield f"# HELP {PREFIX}{name} {text}\n# TYPE {PREFIX}{name} {kind}\n"
+        if kind == "histogram":
+            for labels, histogram in histograms[name]:
+                yield from _histogram(name, labels, histogram)
+        else:
+            for labels, value in samples[name]:
+                yield f"{PREFIX}{name}{_labels(labels)} {value:.17g}\n"
+
+
+def _values(gateway: Gateway) -> dict[str, Iterable[Sample]]:
+    plane = gateway.plane.pipeline.plane
+    measured = plane.metrics
+    rows = describe(gateway.plane)
+    running = len(plane.running)
+    tallies = _tallies(gateway)
+
+    def one(value: float) -> list[Sample]:
+        return [({}, value)]
+
+    def per_worker(field: str) -> list[Sample]:
+        return [({"engine": name}, getattr(tally, field)) for name, tally in tallies]
+
+    def per_row(field: str) -> list[Sample]:
+        return [
+            ({"engine": row["worker"]}, row[field])
+            for row in rows
+            if row.get("worker") is not None and row.get(field) is not None
+        ]
+
+    return {
+        "http_requests_total": [
+            ({"route": route, "status": str(status)}, count)
+            for (route, status), count in sorted(gateway.answers.items())
+        ],
+        "http_connections": one(len(gateway.connections)),
+        "http_in_flight": one(gateway.in_flight),
+        "requests_accepted_total": one(measured.accepted),
+        "requests_refused_total": one(measured.refused),
+        "requests_waiting": one(max(0, len(plane.jobs) - running)),
+        "requests_running": one(running),
+        "requests_total": [
+            ({"engine": name, "outcome": outcome}, getattr(tally, outcome))
+            for name, tally in tallies
+            for outcome in ("completed", "failed", "cancelled")
+        ],
+        "retries_total": per_worker("retries"),
+        "prompt_tokens_total": per_worker("prompt_tokens"),
+        "output_tokens_total": per_worker("output_tokens"),
+        "cached_tokens_total": per_worker("cached_tokens"),
+        "slo_counted_total": one(measured.slo_counted),
+        "slo_violations_total": one(measured.slo_violations),
+        "engine_up": [
+            (
+                {"engine": identity, "model": instance.model_name},
+                float(instance.health_status == "healthy"),
+            )
+            for identity, instance in list(gateway.plane.instances.items())
+        ],
+        "engine_slots": per_row("slots"),
+        "engine_running": per_row("running"),
+        "engine_kv_usage": per_row("kv_usage"),
+        "decisions_total": one(gateway.plane.pipeline.ledger.decisions),
+    }
+
+
+def _spreads(gateway: Gateway) -> dict[str, list[tuple[Labels, Histogram]]]:
+    tallies = _tallies(gateway)
+    found: dict[str, list[tuple[Labels, Histogram]]] = {
+        f"{field}_seconds": [({"engine": name}, getattr(tally, field)) for name, tally in tallies]
+        for field in ("ttft", "tpot", "queue", "latency")
+    }
+    found["http_request_seconds"] = [
+        ({"route": route}, histogram) for route, histogram in sorted(gateway.seconds.items())
+    ]
+    return found
+
+
+def _tallies(gateway: Gateway) -> list[tuple[str, Tally]]:
+    """Requests that ended before any engine had them have the engine `none`."""
+    workers = gateway.plane.pipeline.plane.metrics.workers
+    return [(name or "none", tally) for name, tally in sorted(workers.copy().items())]
+
+
+def _histogram(name: str, labels: Labels, histogram: Histogram) -> Iterator[str]:
+    counts, count, total = histogram.below(BOUNDS)
+    for bound, below in zip(BOUNDS, counts, strict=True):
+        yield f"{PREFIX}{name}_bucket{_labels({**labels, 'le': f'{bound:g}'})} {below}\n"
+    yield f"{PREFIX}{name}_bucket{_labels({**labels, 'le': '+Inf'})} {count}\n"
+    yield f"{PREFIX}{name}_sum{_labels(labels)} {total:.17g}\n"
+    yield f"{PREFIX}{name}_count{_labels(labels)} {count}\n"
+
+
+def _labels(labels: Labels) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.batches import Shape
 from benchmarks.metric import Metric
 from benchmarks.open_loop import Load
-from benchmarks.suites import overhead, pipeline, sim_core, simulate
+from benchmarks.suites import overhead, pipeline, policy, sim_core, simulate
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,19 @@ def test_simulate() -> None:
 def test_sim_core() -> None:
     metrics = sim_core.measure(repeats=2, size=30)
     assert list(metrics) == ["sim_core_us_per_request", "sim_core_wakes_per_request"]
+    _ordered(metrics)
+
+
+@pytest.mark.skipif(
+    find_spec("libcachesim") is None or find_spec("cachetools") is None, reason="needs extra bench"
+)
+def test_policy() -> None:
+    metrics = policy.measure(repeats=1, limit=60)
+    names = ("fifo", "lru", "lfu", "arc", "s3fifo", "adaptive")
+    assert {f"accesses_per_s_{name}" for name in names} <= set(metrics)
+    assert {f"vs_libcachesim_{name}" for name in names[:-1]} <= set(metrics)
+    assert {"vs_cachetools_lru", "bytes_per_block"} <= set(metrics)
+    assert min(metric.min for metric in metrics.values()) > 0.0
     _ordered(metrics)
 
 

@@ -19,9 +19,10 @@ WORKLOAD = (
     "Mooncake's synthetic and conversation traces (where SAGE_LLM_OPS_DATA or ../shared/data has "
     "them, else a synthetic one), in their own time; each prediction is made from the past alone. "
     "calibration: mean distance between predicted and observed share of blocks used again within "
-    "60 s, over ten bins; _none: one share for all blocks, as known at that time. covered: reuses "
-    "that came within the predicted TTL (0.9 is predicted). error: median of |log2(reuse time / "
-    "predicted median)|, _none with one median for all. hits_gain: hits of an LRU pool with closed "
+    "60 s, over ten bins; resolution: share of the outcome's variance that the predictions explain. "
+    "covered: reuses that came within the predicted TTL (0.9 is predicted, of reuses at ages seen so "
+    "far: early in a trace later ones are unknown). error: median of |log2(reuse time / predicted "
+    "median)|, error_none with one running mean for all. hits_gain: hits of an LRU pool with closed "
     "prefixes whose blocks expire as predicted, over the same pool without; a sample is a pool "
     "of 1, 5, 10 or 30 % of the blocks."
 )
@@ -71,18 +72,16 @@ def quality(stream: BlockStream) -> dict[str, float]:
     flat_errors: list[float] = []
     gaps = 0.0, 0
     covered = reuses = judged = used = 0
-    flat = 0.0
     end = stream.at[-1]
 
     def judge(chance: float | None, hit: bool) -> None:
-        nonlocal judged, used, flat
+        nonlocal judged, used
         if chance is None:
             return
         cell = bins[min(BINS - 1, int(chance * BINS))]
         cell[0] += 1
         cell[1] += chance
         cell[2] += hit
-        flat += abs((used / judged if judged else 0.0) - hit)
         judged += 1
         used += hit
 

@@ -80,8 +80,8 @@ class LifetimePredictor:
         self._seen += 1
         if self._seen >= self._due:
             self._refit(now)
-            # As often as the history is long, so that a refit costs each use the same.
-            self._due = self._seen + max(REFIT_AFTER, len(self.history))
+            # By a share of what a refit reads, so that each use pays the same.
+            self._due = self._seen + max(REFIT_AFTER, len(self.history) // 4)
 
     def reuse_within(self, use: Use, now: float, horizon_s: float) -> float | None:
         """Probability that a block last used so is used again in the next `horizon_s` seconds."""

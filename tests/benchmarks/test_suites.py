@@ -10,7 +10,16 @@ import pytest
 from benchmarks.batches import Shape
 from benchmarks.metric import Metric
 from benchmarks.open_loop import Load
-from benchmarks.suites import overhead, pipeline, policy, sim_core, simulate
+from benchmarks.suites import (
+    adaptive,
+    lifetime,
+    migration,
+    overhead,
+    pipeline,
+    policy,
+    sim_core,
+    simulate,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +73,27 @@ def test_policy() -> None:
     assert {"vs_cachetools_lru", "bytes_per_block"} <= set(metrics)
     assert min(metric.min for metric in metrics.values()) > 0.0
     _ordered(metrics)
+
+
+def test_adaptive() -> None:
+    metrics = adaptive.measure(limit=100)
+    assert {"within_2pct", "behind", "miss_adaptive", "miss_s3fifo"} <= set(metrics)
+    _ordered(metrics)
+
+
+def test_lifetime() -> None:
+    metrics = lifetime.measure((0.1,), limit=200)
+    assert {"calibration_made_up", "covered_made_up", "hits_gain_made_up"} <= set(metrics)
+    _ordered(metrics)
+
+
+def test_migration() -> None:
+    metrics = migration.measure((10.0,), limit=60)
+    assert list(metrics) == [
+        "planned_ms_made_up_10",
+        "saved_vs_recompute_made_up_10",
+        "saved_vs_always_made_up_10",
+    ]
 
 
 def test_overhead_compares_each_round_with_itself() -> None:

@@ -14,8 +14,8 @@ class Use(NamedTuple):
     """A block's last use."""
 
     at: float
-    count: int
-    """Uses so far, this one included."""
+    uses: int
+    """So far, this one included."""
     tail: bool
     """It was the last block of its prompt: usually not full, and then never seen again."""
 
@@ -33,7 +33,7 @@ class AccessHistory:
     def note(self, key: BlockKey, now: float, *, tail: bool = False) -> Use | None:
         """Remember a use; the one before it, if it is still known."""
         before = self._uses.get(key)
-        self._uses[key] = Use(now, 1 if before is None else before.count + 1, tail)
+        self._uses[key] = Use(now, 1 if before is None else before.uses + 1, tail)
         self._uses.move_to_end(key)
         if len(self._uses) > self.limit:
             self._uses.popitem(last=False)

@@ -161,7 +161,7 @@ class LifetimePredictor:
 
 
 def _class(use: Use) -> Class:
-    return min(use.count, MOST_COUNTED), use.tail
+    return min(use.uses, MOST_COUNTED), use.tail
 
 
 def _sums(rows: tuple[list[int], ...]) -> list[int]:

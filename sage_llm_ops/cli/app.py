@@ -14,6 +14,7 @@ from sage_llm_ops.cli import (
     doctor,
     key,
     pipeline_show,
+    policy_replay,
     replay,
     run,
     serve,
@@ -57,6 +58,10 @@ app.add_typer(config, name="config")
 pipeline = typer.Typer(help="Pipelines.", no_args_is_help=True)
 pipeline.command("show")(pipeline_show.show)
 app.add_typer(pipeline, name="pipeline")
+
+policy = typer.Typer(help="KV policies.", no_args_is_help=True)
+policy.command("replay")(policy_replay.replay)
+app.add_typer(policy, name="policy")
 
 app.command("demo")(demo.demo)
 app.command("run")(run.run)

@@ -37,7 +37,17 @@ def test_an_unknown_suite_is_refused_with_the_list(capsys: pytest.CaptureFixture
 
 
 def test_every_suite_has_the_same_shape() -> None:
-    known = {"overhead", "pipeline", "sim_core", "simulate", "worker_core"}
+    known = {
+        "adaptive",
+        "lifetime",
+        "migration",
+        "overhead",
+        "pipeline",
+        "policy",
+        "sim_core",
+        "simulate",
+    }
+    known |= {"worker_core"}
     assert known <= set(runner.suites())
     for name in runner.suites():
         suite: Any = runner.load(name)

@@ -10,7 +10,17 @@ import pytest
 from benchmarks.batches import Shape
 from benchmarks.metric import Metric
 from benchmarks.open_loop import Load
-from benchmarks.suites import gateway, overhead, pipeline, sim_core, simulate
+from benchmarks.suites import (
+    adaptive,
+    gateway,
+    lifetime,
+    migration,
+    overhead,
+    pipeline,
+    policy,
+    sim_core,
+    simulate,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +61,40 @@ def test_sim_core() -> None:
     metrics = sim_core.measure(repeats=2, size=30)
     assert list(metrics) == ["sim_core_us_per_request", "sim_core_wakes_per_request"]
     _ordered(metrics)
+
+
+@pytest.mark.skipif(
+    find_spec("libcachesim") is None or find_spec("cachetools") is None, reason="needs extra bench"
+)
+def test_policy() -> None:
+    metrics = policy.measure(repeats=1, limit=60)
+    names = ("fifo", "lru", "lfu", "arc", "s3fifo", "adaptive")
+    assert {f"accesses_per_s_{name}" for name in names} <= set(metrics)
+    assert {f"vs_libcachesim_{name}" for name in names[:-1]} <= set(metrics)
+    assert {"vs_cachetools_lru", "bytes_per_block"} <= set(metrics)
+    assert min(metric.min for metric in metrics.values()) > 0.0
+    _ordered(metrics)
+
+
+def test_adaptive() -> None:
+    metrics = adaptive.measure(limit=100)
+    assert {"within_2pct", "behind", "miss_adaptive", "miss_s3fifo"} <= set(metrics)
+    _ordered(metrics)
+
+
+def test_lifetime() -> None:
+    metrics = lifetime.measure((0.1,), limit=200)
+    assert {"calibration_made_up", "covered_made_up", "hits_gain_made_up"} <= set(metrics)
+    _ordered(metrics)
+
+
+def test_migration() -> None:
+    metrics = migration.measure((10.0,), limit=60)
+    assert list(metrics) == [
+        "planned_ms_made_up_10",
+        "saved_vs_recompute_made_up_10",
+        "saved_vs_always_made_up_10",
+    ]
 
 
 def test_overhead_compares_each_round_with_itself() -> None:

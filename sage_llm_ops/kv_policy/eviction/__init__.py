@@ -1,0 +1,45 @@
+"""Eviction. `POLICIES` holds the names that exist; any other is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage_llm_ops.kv_policy.eviction.adaptive import Adaptive
+from sage_llm_ops.kv_policy.eviction.arc import ARC
+from sage_llm_ops.kv_policy.eviction.base import EvictionPolicy
+from sage_llm_ops.kv_policy.eviction.fifo import FIFO
+from sage_llm_ops.kv_policy.eviction.guard import Rules
+from sage_llm_ops.kv_policy.eviction.lfu import LFU
+from sage_llm_ops.kv_policy.eviction.lru import LRU
+from sage_llm_ops.kv_policy.eviction.s3fifo import S3FIFO
+from sage_llm_ops.types.errors import ConfigError, UnknownName
+
+POLICIES: dict[str, type[EvictionPolicy]] = {
+    policy.name: policy for policy in (FIFO, LRU, LFU, ARC, S3FIFO, Adaptive)
+}
+
+
+def eviction_policy(
+    name: str, capacity: int, rules: Rules | None = None, **options: Any
+) -> EvictionPolicy:
+    """A policy by name, as configuration files and the command line give it."""
+    if name not in POLICIES:
+        raise UnknownName("eviction policy", name, POLICIES)
+    try:
+        return POLICIES[name](capacity, rules, **options)
+    except TypeError as error:
+        raise ConfigError(f"eviction policy {name!r} with options {options}: {error}") from error
+
+
+__all__ = [
+    "ARC",
+    "FIFO",
+    "LFU",
+    "LRU",
+    "POLICIES",
+    "S3FIFO",
+    "Adaptive",
+    "EvictionPolicy",
+    "Rules",
+    "eviction_policy",
+]

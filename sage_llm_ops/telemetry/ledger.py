@@ -64,7 +64,9 @@ class Ledger:
         max_bytes: int = 64 << 20,
     ) -> None:
         self.decisions = 0
-        self._hash = hashlib.blake2b(digest_size=16)
+        self._placed, self._retried, self._ended = (hashlib.blake2b(digest_size=16) for _ in "pre")
+        """One for each operator that writes here. In what order the branches of one dispatch get
+        their turn is SAGE's affair (it changes when operators are chained) and no decision."""
         self._recent: deque[Entry] = deque(maxlen=keep)
         self._path = Path(path) if path is not None else None
         self._max_bytes = max_bytes
@@ -80,7 +82,10 @@ class Ledger:
     @property
     def digest(self) -> str:
         """Identity of all decisions so far."""
-        return self._hash.hexdigest()
+        whole = hashlib.blake2b(digest_size=16)
+        for part in (self._placed, self._retried, self._ended):
+            whole.update(part.digest())
+        return whole.hexdigest()
 
     def fleet(self, seq: int, now: float, version: int, workers: Sequence[str]) -> None:
         """Who the rows of the following entries are."""
@@ -99,10 +104,10 @@ class Ledger:
         **why: Any,
     ) -> None:
         """A request got a place. `why`: the fields of `Entry` that explain it."""
-        self._hash.update(_PACK(1, seq, now, attempt, row))
-        self._hash.update(request.encode())
-        self._hash.update(rows.tobytes())
-        self._hash.update(costs.tobytes())
+        self._placed.update(_PACK(1, seq, now, attempt, row))
+        self._placed.update(request.encode())
+        self._placed.update(rows.tobytes())
+        self._placed.update(costs.tobytes())
         self.decisions += 1
         worker = self._fleet.workers[row]
         if rows is not self._rows:
@@ -124,8 +129,8 @@ class Ledger:
 
     def retry(self, seq: int, now: float, request: str, attempt: int, code: str, why: str) -> None:
         """An attempt failed and another one follows."""
-        self._hash.update(_PACK(2, seq, now, attempt, 0))
-        self._hash.update(f"{request}|{code}".encode())
+        self._retried.update(_PACK(2, seq, now, attempt, 0))
+        self._retried.update(f"{request}|{code}".encode())
         self.decisions += 1
         self._write(Entry("retry", seq, now, request, attempt, code=code, reason=why))
 
@@ -141,8 +146,8 @@ class Ledger:
         trace: str = "",
     ) -> None:
         """The one end of a request; a refusal is an end without an attempt."""
-        self._hash.update(_PACK(3, seq, now, attempt, tokens))
-        self._hash.update(f"{request}|{code}".encode())
+        self._ended.update(_PACK(3, seq, now, attempt, tokens))
+        self._ended.update(f"{request}|{code}".encode())
         self.decisions += 1
         self._write(
             Entry(

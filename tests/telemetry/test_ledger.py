@@ -54,6 +54,16 @@ def test_another_decision_another_digest(change) -> None:
     assert one.digest != other.digest
 
 
+def test_in_what_order_the_branches_of_a_dispatch_write_is_no_decision() -> None:
+    """Chained operators run in another order than unchained ones, within one event."""
+    one, other = fill(Ledger(), 1), fill(Ledger(), 1)
+    one.place(9, 0.1, "r", 1, 1, ROWS, COSTS)
+    one.end(9, 0.1, "q", 1, "cancelled", "", 0)
+    other.end(9, 0.1, "q", 1, "cancelled", "", 0)
+    other.place(9, 0.1, "r", 1, 1, ROWS, COSTS)
+    assert one.digest == other.digest
+
+
 def test_memory_is_bounded() -> None:
     ledger = fill(Ledger(keep=10), 100)
     assert ledger.about("r0") == []

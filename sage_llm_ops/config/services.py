@@ -47,6 +47,8 @@ class ServiceConfig:
     max_in_flight: int | None = None
     ledger: str | None = None
     instances: tuple[ExecutionInstance, ...] = ()
+    lines: Mapping[str, int | None] = field(default_factory=dict, compare=False, repr=False)
+    """Where each instance is written down."""
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -203,7 +205,16 @@ def _service(source: TomlSource, path: Path, name: str, known: Known | None) -> 
     engines = {"default_engine": known["engine"]} if known and "engine" in known else None
     check_known(source, path, table, engines)
     fleet = instances.read_instances(source, (*path, "instances"), rows, known)
+    lines = {
+        instance.instance_id: source.line((*path, "instances", number))
+        for number, instance in enumerate(fleet)
+    }
     with located(source, path):
         return ServiceConfig(
-            name, **fields, instances=fleet, file=source.file, line=source.line(path)
+            name,
+            **fields,
+            instances=fleet,
+            lines=lines,
+            file=source.file,
+            line=source.line(path),
         )

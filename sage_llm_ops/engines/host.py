@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from sage_llm_ops.engines import lifeline, wire
+from sage_llm_ops.engines import lifeline, sweeper, wire
 from sage_llm_ops.engines.base import BaseEngine
 from sage_llm_ops.engines.registry import make_engine
 from sage_llm_ops.types.errors import EngineStartError, ProtocolError, SageLlmOpsError
@@ -189,7 +189,8 @@ def main() -> int:
         _report(error)
         return EXIT_START
     if engine.spawns:
-        lifeline.guard(pipe, spec.directory)  # forks, so before any thread
+        lifeline.guard(pipe, spec.directory)  # both fork, so before any thread
+        sweeper.leave()
     lifeline.watch(pipe, spec.directory)
     wake, waker = socket.socketpair()
     wake.setblocking(False)

@@ -70,6 +70,8 @@ class Fleet:
         self._epochs: dict[Needs, int] = {}
         self._leaving: set[int] = set()
         """Rows that were told to drain: a restart does not end that, only leaving does."""
+        self._away: set[int] = set()
+        """Rows whose next definition is on its way: it may join without having gone."""
         self._probes: dict[int, int] = {}
         """Rows whose breaker is half open, and the probes on each: none or one."""
 
@@ -86,12 +88,13 @@ class Fleet:
             self._lengths.append(0)
             self._models.append(models)
             self._grow(row + 1)
-        elif self.state[row] != GONE:
+        elif self.state[row] != GONE and row not in self._away:
             raise IntegrityError(f"worker {worker!r} joined twice")
         self._models[row] = models
         self._serves[row] = ()
         self.state[row] = DOWN
         self._leaving.discard(row)
+        self._away.discard(row)
         self._may.clear()
         self.version += 1
 
@@ -124,9 +127,17 @@ class Fleet:
     def down(self, worker: WorkerId, *, gone: bool = False) -> None:
         """Nothing goes there until it is up again. What it held is released by whoever knows it."""
         row = self.rows[worker]
+        if gone:
+            self._away.discard(row)
         self.state[row] = GONE if gone else DOWN
         self.kv_usage[row] = np.nan
         self._refresh(self._serves[row])
+
+    def away(self, worker: WorkerId) -> None:
+        """As `down`, until it joins again, with another definition. So nobody who can be served by
+        this worker alone is told that there is none."""
+        self._away.add(self.rows[worker])
+        self.down(worker)
 
     def drain(self, worker: WorkerId) -> None:
         """Nothing new goes there."""

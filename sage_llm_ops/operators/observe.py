@@ -142,7 +142,10 @@ class Observe(Operator):
 
     def leave(self, event: WorkerLeave) -> Emitted:
         self._lose(event)
-        self.plane.fleet.down(event.worker, gone=True)
+        if event.returns:
+            self.plane.fleet.away(event.worker)
+        else:
+            self.plane.fleet.down(event.worker, gone=True)
         self._forgive(event, self.plane.fleet.rows[event.worker], "it left")
         return event
 

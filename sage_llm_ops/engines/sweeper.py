@@ -5,30 +5,25 @@ folder. Python's resource tracker is there to unlink the former once everybody i
 a member of the group that is killed (and what it tracks is mapped by nobody just then, so that
 /proc tells nothing of it). So the tracker is run here, by a process that was forked before
 anything was loaded and has left the group: it sees the end of all that were registered with it,
-unlinks what they left, and removes their temporary folder.
+unlinks what they left, and removes their temporary folder, which the plane does as well, if it lives.
 """
 
 from __future__ import annotations
 
 import ctypes
-import getpass
 import os
 import shutil
 import signal
-import tempfile
 from multiprocessing import resource_tracker
 from typing import Any
 
 _PR_SET_NAME = 15
 
 
-def leave() -> None:
-    """Fork the sweeper, and make it the tracker and the owner of the temporary folder of this process
-    and of all that it starts. Called before any thread exists, and after what must not hold the
-    tracker's pipe has been forked."""
-    cache = os.path.join(tempfile.gettempdir(), f"torchinductor_{_user()}")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", cache)  # it would start cold each time
-    folder = tempfile.mkdtemp(prefix="sllo-tmp-")
+def leave(folder: str) -> None:
+    """Fork the sweeper: the tracker of this process and of all that it starts, and the end of their
+    temporary `folder`. Called before any thread exists, and after what must not hold the tracker's
+    pipe has been forked."""
     end, pipe = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -37,7 +32,6 @@ def leave() -> None:
     os.close(end)
     tracker: Any = resource_tracker._resource_tracker
     tracker._fd, tracker._pid = pipe, pid
-    os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
 def _sweep(end: int, folder: str) -> None:
@@ -50,10 +44,3 @@ def _sweep(end: int, folder: str) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        return str(os.getuid())

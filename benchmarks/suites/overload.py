@@ -17,10 +17,11 @@ FACTOR = 5.0
 MAX_PENDING, MAX_IN_FLIGHT, TIMEOUT_S = 128, 256, 2.0
 WORKLOAD = f"""\
 The serving graph live in one process, ledger to a file, prompts of 1,000 tokens;
-{INSTANCES} simulated inline workers of {SLOTS} slots whose every step takes {STEP_MS:g} ms, {TOKENS} tokens each;
-admit.max_pending={MAX_PENDING}, max_in_flight={MAX_IN_FLIGHT}, a timeout of {TIMEOUT_S:g} s for all. Peak: completions
-a second in a closed loop of 1.5 times the slots. Then {FACTOR:g} times the peak is offered at a fixed
-rate by one thread, and after that half of the peak.
+{INSTANCES} simulated inline workers of {SLOTS} slots whose every step takes {STEP_MS:g} ms,
+{TOKENS} tokens each; admit.max_pending={MAX_PENDING}, max_in_flight={MAX_IN_FLIGHT},
+a timeout of {TIMEOUT_S:g} s for all. Peak: completions a second in a closed loop of 1.5 times the
+slots. Then {FACTOR:g} times the peak is offered at a fixed rate by one thread, and after that half
+of the peak.
 refusal_p99_ms: submit to the typed refusal, at the door or by the graph (n counts refusals).
 goodput_share: completions a second under overload / peak. rss_growth_mb: resident memory over the
 overload, after a warm-up of the same kind. recovery_s: from the end of the overload until the last

@@ -105,6 +105,7 @@ async def test_another_model_under_the_same_id_strands_who_waits_for_the_old_one
         changing = asyncio.ensure_future(manager.replace_instance(instance("w0", model="new")))
         await until(lambda: "draining" in [row["state"] for row in rows(manager)])
         await manager.submit_request(request("waits"))
+        await until(lambda: len(manager.pending_queue) == 1)
         old.end("running")
         await asyncio.wait_for(changing, 10.0)
         with pytest.raises(NoInstance, match="no instance is left"):

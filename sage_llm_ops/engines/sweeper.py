@@ -11,6 +11,7 @@ unlinks what they left, and removes their temporary folder, which the plane does
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import shutil
 import signal
@@ -30,6 +31,8 @@ def leave(folder: str) -> None:
         os.close(pipe)
         _sweep(end, folder)
     os.close(end)
+    config: Any = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    config["semprefix"] = "/sllo"  # of its semaphores, and by inheritance of its processes'
     tracker: Any = resource_tracker._resource_tracker
     tracker._fd, tracker._pid = pipe, pid
 

@@ -76,7 +76,7 @@ class Observe(Operator):
         Load: "load",
         Timer: "timer",
     }
-    emits = (NodeDone, NodeFailed, WorkerUp, WorkerDown, WorkerLeave, Drain, Timer)
+    emits = (NodeDone, NodeFailed, WorkerJoin, WorkerUp, WorkerDown, WorkerLeave, Drain, Timer)
     Options = ObserveOptions
     live = frozenset(ObserveOptions.__struct_fields__)
 
@@ -125,6 +125,7 @@ class Observe(Operator):
     def join(self, event: WorkerJoin) -> Emitted:
         self.plane.fleet.join(event.worker, event.model, *event.models)
         self._tell_ledger(event)
+        return event
 
     def up(self, event: WorkerUp) -> Emitted:
         fleet = self.plane.fleet

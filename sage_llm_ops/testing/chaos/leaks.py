@@ -39,7 +39,8 @@ def _children() -> list[str]:
 
 
 def _unmapped() -> set[str]:
-    """Shared memory that nobody alive has mapped: what somebody left behind."""
+    """Shared memory that nobody alive has mapped: what somebody left behind. Semaphores of other
+    programs (`sem.mp-`) are left out: those that are in use are often mapped by nobody."""
     mapped = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -47,4 +48,5 @@ def _unmapped() -> set[str]:
         except OSError:
             continue  # it ended just now, or is not ours to see
         mapped |= {line.split("/dev/shm/")[1] for line in maps.splitlines() if "/dev/shm/" in line}
-    return set(os.listdir("/dev/shm")) - mapped
+    names = {name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")}
+    return names - mapped

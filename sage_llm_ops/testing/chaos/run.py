@@ -20,10 +20,11 @@ from sage_llm_ops.testing.chaos.report import Report
 from sage_llm_ops.testing.fleets import sim_instances
 
 CLIENTS = 16
-PROMPTS = 24
+PROMPTS = 64
 MAX_TOKENS = 48
 PAUSE_S = (0.1, 0.6)
 """Between two faults."""
+REQUEST_TIMERS = ("deadline", "cancel_ack")
 PATIENCE_S = 120.0
 """All that was accepted has ended so long after the last fault."""
 
@@ -109,7 +110,9 @@ def _inside(plane: ControlPlane) -> list[str]:
         "jobs": graph.jobs,
         "running nodes": graph.running,
         "reservations": graph.fleet.reservations,
-        "timers": plane.pipeline.source.pending(),
+        "timers of requests": [
+            timer for timer in plane.pipeline.source.pending() if timer[0] in REQUEST_TIMERS
+        ],
     }
     found += [f"{what} are left in the graph" for what, some in left.items() if some]
     graph.fleet.check_integrity()

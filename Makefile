@@ -12,8 +12,10 @@ ARGS ?=
 SUITE ?=
 PRESET ?= ci
 OUT ?= bench-out/$(SUITE)-$(PRESET).json
+CHAOS_MINUTES ?= 3
+CHAOS_SEED ?=
 
-.PHONY: help preflight bootstrap demo check test bench lock format clean
+.PHONY: help preflight bootstrap demo check test bench chaos lock format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +42,9 @@ bench: bootstrap ## one benchmark suite: SUITE=name [PRESET=ci|full] [OUT=file]
 	@test -n "$(SUITE)" || { echo "name a suite: make bench SUITE=name; suites:"; ls benchmarks/suites; exit 2; }
 	@mkdir -p $(dir $(OUT))
 	@$(BIN)/python benchmarks/runner.py --suite $(SUITE) --preset $(PRESET) --out $(OUT) $(ARGS)
+
+chaos: bootstrap ## break everything under load and check what was promised (CHAOS_MINUTES=15 CHAOS_SEED=n)
+	@$(BIN)/python -m sage_llm_ops.testing.chaos --minutes $(CHAOS_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 format: bootstrap ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .

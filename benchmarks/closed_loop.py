@@ -45,9 +45,9 @@ def growth_mb(n: int, warm_up: int, instances: int = 4) -> float:
     feed = requests(output_tokens=1)
     with sim_pipeline(instances, slots=SLOTS // instances, **INSTANT) as pipeline:
         drive(pipeline, feed, warm_up)
-        before = _rss_mb()
+        before = rss_mb()
         drive(pipeline, feed, n)
-        return _rss_mb() - before
+        return rss_mb() - before
 
 
 def cost_ratios(repeats: int, n: int, few: int = 2, many: int = 64) -> list[float]:
@@ -74,7 +74,8 @@ def _cpu_s(pipeline: LivePipeline, feed: Iterator[Request], n: int) -> float:
     return time.process_time() - began
 
 
-def _rss_mb() -> float:
+def rss_mb() -> float:
+    """Resident memory of this process, garbage collected."""
     gc.collect()
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

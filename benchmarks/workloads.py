@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from sage_llm_ops.pipeline.traces import TraceRequest, read_trace
 from sage_llm_ops.testing.fleets import sim_instances
 from sage_llm_ops.types.ids import RequestId
 from sage_llm_ops.types.instances import ExecutionInstance
+from sage_llm_ops.types.pipelines import PipelineSpec
 from sage_llm_ops.types.requests import Request, SamplingParams
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,11 +45,13 @@ def sim_pipeline(
     *,
     slots: int | None = None,
     make: Callable[[ExecutionInstance, LivePipeline], Worker] = sim_worker,
+    spec: PipelineSpec | None = None,
     **options: Any,
 ) -> Iterator[LivePipeline]:
     """A live pipeline over inline workers, its ledger in a file."""
     with tempfile.TemporaryDirectory(prefix="sage-llm-ops-bench-") as directory:
-        pipeline = LivePipeline(serving(ledger=os.path.join(directory, "ledger.jsonl")))
+        ledger = os.path.join(directory, "ledger.jsonl")
+        pipeline = LivePipeline(dataclasses.replace(spec or serving(), ledger=ledger))
         chosen = sim_instances(instances, model=MODEL, max_concurrency=slots, **options)
         workers = [make(instance, pipeline) for instance in chosen]
         pipeline.start()
@@ -62,14 +66,16 @@ def sim_pipeline(
                 worker.stop(1.0)
 
 
-def requests(output_tokens: int, prompt_tokens: int = PROMPT_TOKENS) -> Iterator[Request]:
+def requests(
+    output_tokens: int, prompt_tokens: int = PROMPT_TOKENS, timeout_s: float | None = None
+) -> Iterator[Request]:
     """Equal requests with ids of their own, without end."""
     tokens = np.arange(prompt_tokens, dtype="<i4").tobytes()
     sampling = SamplingParams(max_tokens=output_tokens, temperature=0.0)
     run = os.urandom(4).hex()
     for number in count():
         identity = RequestId(f"{run}-{number}")
-        yield Request(identity, MODEL, tokens, prompt_tokens, sampling)
+        yield Request(identity, MODEL, tokens, prompt_tokens, sampling, timeout_s=timeout_s)
 
 
 def trace(size: int) -> tuple[str, list[TraceRequest]]:

@@ -38,13 +38,19 @@ def why(
 
 
 def about(request_id: str, entries: Iterator[Entry]) -> list[tuple[list[str], Entry]]:
-    """The request's entries, each with the fleet that its rows mean."""
+    """The request's entries, each with the fleet that its rows mean; of the last run that knew it,
+    where several are in the file."""
     fleet: list[str] = []
-    mine = []
+    mine: list[tuple[list[str], Entry]] = []
+    run = known = 0
     for entry in entries:
-        if entry.kind == "fleet":
+        if entry.kind == "run":
+            run += 1
+        elif entry.kind == "fleet":
             fleet = entry.workers
         elif entry.request == request_id:
+            if run != known:
+                mine, known = [], run
             mine.append((fleet, entry))
     return mine
 

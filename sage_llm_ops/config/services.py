@@ -49,6 +49,8 @@ class ServiceConfig:
     ledger: str | None = None
     instances: tuple[ExecutionInstance, ...] = ()
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    lines: Mapping[str, int | None] = field(default_factory=dict, compare=False, repr=False)
+    """Where each instance is written down."""
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -207,12 +209,17 @@ def _service(source: TomlSource, path: Path, name: str, known: Known | None) -> 
     check_known(source, path, table, engines)
     fleet = instances.read_instances(source, (*path, "instances"), rows, known)
     served = gateway.read_gateway(source, (*path, "gateway"), door)
+    lines = {
+        instance.instance_id: source.line((*path, "instances", number))
+        for number, instance in enumerate(fleet)
+    }
     with located(source, path):
         return ServiceConfig(
             name,
             **fields,
             instances=fleet,
             gateway=served,
+            lines=lines,
             file=source.file,
             line=source.line(path),
         )

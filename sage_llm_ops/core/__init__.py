@@ -3,13 +3,20 @@
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.coordinator import ExecutionCoordinator
 from sage_llm_ops.core.defaults import serving
+from sage_llm_ops.core.describe import describe
+from sage_llm_ops.core.discovery import Discovery, Reload
+from sage_llm_ops.core.health import HealthPolicy
 from sage_llm_ops.core.manager import ControlPlaneManager
 from sage_llm_ops.core.supervisor import RestartPolicy
 
 __all__ = [
     "ControlPlane",
     "ControlPlaneManager",
+    "Discovery",
     "ExecutionCoordinator",
+    "HealthPolicy",
+    "Reload",
     "RestartPolicy",
+    "describe",
     "serving",
 ]

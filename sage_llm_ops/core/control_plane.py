@@ -5,23 +5,22 @@ Plain methods, callable from any thread; `ControlPlaneManager` is its asynchrono
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from sage_llm_ops.config import default_engine as resolve_engine
+from sage_llm_ops.config import ServiceConfig
+from sage_llm_ops.core.discovery import Discovery, Reload
 from sage_llm_ops.core.finished import Finished
+from sage_llm_ops.core.health import Health, HealthPolicy
 from sage_llm_ops.core.honoured import Honoured
+from sage_llm_ops.core.members import STOP_WORKER_S, Members
 from sage_llm_ops.core.requests import as_request
-from sage_llm_ops.core.stand_in import runs_as
 from sage_llm_ops.core.supervisor import RestartPolicy, Supervisor, Watched
-from sage_llm_ops.engines.base import Tokenizer, Uplink, Worker
-from sage_llm_ops.engines.registry import engine_class, make_worker, placement_of
-from sage_llm_ops.engines.tokenizers import tokenizer_for
+from sage_llm_ops.core.ticker import Ticker
+from sage_llm_ops.core.workshop import MakeWorker, Workshop
+from sage_llm_ops.engines.base import Tokenizer, Worker
 from sage_llm_ops.operators import OPERATORS, Operator
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.live import LivePipeline
@@ -40,10 +39,6 @@ from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.pipelines import PipelineSpec
 from sage_llm_ops.types.requests import Request, RequestMetadata
 
-log = logging.getLogger("sage_llm_ops.core")
-
-MakeWorker = Callable[[ExecutionInstance, Uplink], Worker]
-
 
 class ControlPlane:
     """Instances may be registered before and after `start`; requests are taken in between."""
@@ -56,6 +51,7 @@ class ControlPlane:
         record: str | Path | None = None,
         log_dir: str | Path | None = None,
         restart: RestartPolicy | None = None,
+        health: HealthPolicy | None = None,
         keep_finished: int = 1000,
         keep_finished_s: float = 600.0,
         registry: Mapping[str, type[Operator]] = OPERATORS,
@@ -66,24 +62,26 @@ class ControlPlane:
         self.pipeline = LivePipeline(
             spec, registry=registry, record=record, remember=self.finished.add
         )
-        self.instances: dict[str, ExecutionInstance] = {}
         self.started_at: float | None = None
         self.stopped_at: float | None = None
         self.ready = False
         """Whether `start` has returned and `stop` was not called."""
-        self._runs: dict[str, ExecutionInstance] = {}
-        """What gets the worker of each instance: itself, but for a stand-in."""
+        self.discovery: Discovery | None = None
+        self._watching = False
         self._honoured = Honoured(self.pipeline.hands)
+        self._workshop = Workshop(
+            self.pipeline.hands, default_engine=default_engine, log_dir=log_dir, make=make
+        )
+        self._members = Members(
+            self.pipeline, self._workshop, self._honoured, restart or RestartPolicy()
+        )
+        policy = health or HealthPolicy()
+        check = Health(policy, lambda: list(self.pipeline.hands.workers.values())).check
+        self._asking = Ticker("sage-llm-ops-health", policy.interval_s, check)
         self._starting = threading.Lock()
         self._start_error = ""
-        self._default_engine = default_engine
-        self._log_dir = Path(log_dir) if log_dir is not None else None
-        self._make = make
-        self.supervisor = Supervisor(restart or RestartPolicy(), self._given_up)
-        self._tokenizers: dict[str, Tokenizer] = {}
         self._lock = threading.RLock()
         self._stopped = False
-        self.pipeline.hands.watch(self._noticed)
         for instance in spec.instances:
             self.register(instance)
 
@@ -114,11 +112,11 @@ class ControlPlane:
                 raise NotRunning("a stopped control plane cannot be started again; make a new one")
             if self.started_at is not None:
                 return False
-            workers = [self._worker(instance) for instance in self.instances.values()]
-            self.pipeline.start()
+            self._members.open()
             self.started_at = time.monotonic()
-            for worker in workers:
-                self._attach(worker)
+            self._asking.start()
+            if self.discovery is not None and self._watching:
+                self.discovery.start()
             return True
 
     def stop(self, timeout_s: float = 30.0) -> bool:
@@ -130,9 +128,13 @@ class ControlPlane:
             if self.started_at is None:
                 self.pipeline.discard()
                 return True
+        self._members.close()
+        for thread in (self._asking, self.discovery):
+            if thread is not None:
+                thread.stop()
         clean = self.pipeline.stop(timeout_s)
         self.stopped_at = time.monotonic()
-        self.supervisor.stop(min(10.0, max(1.0, timeout_s)))
+        self.supervisor.stop(min(STOP_WORKER_S, max(1.0, timeout_s)))
         return clean
 
     @property
@@ -142,43 +144,72 @@ class ControlPlane:
 
     # -- instances ----------------------------------------------------------------------------
 
+    @property
+    def instances(self) -> dict[str, ExecutionInstance]:
+        """Registered instances by id."""
+        return self._members.instances
+
+    @property
+    def given_up(self) -> dict[str, str]:
+        """Instances that were taken out because they would not stay up, and why."""
+        return self._members.given_up
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Who starts workers, and starts them again."""
+        return self._members.supervisor
+
     def register(self, instance: ExecutionInstance) -> None:
         """Make an instance known. Opens nothing before `start`; after it the worker starts now."""
-        with self._lock:
-            if instance.instance_id in self.instances:
-                raise ConfigError(
-                    f"instance_id={instance.instance_id!r} is registered already; choose another"
-                )
-            self.instances[instance.instance_id] = instance
-            self._runs[instance.instance_id] = runs_as(instance)
-            if self.started_at is None or self._stopped:
-                return
-            try:
-                worker = self._worker(instance)
-            except Exception:
-                self._remove(instance.instance_id)
-                raise
-            self._attach(worker)
+        self._members.register(instance)
 
     def unregister(self, instance_id: str, *, drain: bool = True, timeout_s: float = 60.0) -> None:
         """Take an instance out. With `drain` its running requests end first; what then is left, or
         without it everything, goes to other instances."""
+        self._members.unregister(instance_id, timeout_s if drain else None)
+
+    def replace(self, instance: ExecutionInstance, *, timeout_s: float = 300.0) -> None:
+        """Give the id of an instance to another definition, or to a fresh worker of the same one.
+
+        The worker behind it ends what it runs (what it has not ended after `timeout_s` goes to
+        others), stops, and the new one is up when this returns. Requests that only this instance
+        serves wait meanwhile. What cannot be built is refused before anything is touched.
+        `EngineStartError`: it did not come up within `timeout_s`; it stays registered, and the
+        restart policy goes on with it.
+        """
+        self._members.replace(instance, timeout_s)
+
+    def roll(self, timeout_s: float = 300.0) -> list[str]:
+        """`replace` every instance by itself, one after the other; their ids, in that order.
+
+        Stops at the first that does not come up: `EngineStartError` says which, and which were
+        left as they were.
+        """
+        return self._members.roll(timeout_s)
+
+    def register_leased(self, instance: ExecutionInstance, lease_s: float) -> None:
+        """`register`, for as long as `heartbeat` is called at least every `lease_s`. Once that has
+        not been heard in time it is unregistered, and what it runs goes to others."""
+        self._members.register_leased(instance, lease_s)
+
+    def heartbeat(self, instance_id: str) -> float:
+        """Renew a lease; its length in seconds. `UnknownName` where it has ended: register again."""
+        return self._members.heartbeat(instance_id)
+
+    def follow(self, service: ServiceConfig, *, watch: bool = True, poll_s: float = 2.0) -> None:
+        """Keep to the file that `service`, whose instances are registered already, was read from:
+        `reload` reads it again, and `watch` does so whenever it changes."""
         with self._lock:
-            if instance_id not in self.instances:
-                raise UnknownName("instance", instance_id, self.instances)
-            instance = self.instances[instance_id]
-            self._remove(instance_id)
-        worker = self.pipeline.hands.workers.get(WorkerId(instance_id))
-        if worker is None:
-            return
-        if drain:
-            self.pipeline.drain_worker(worker.id)
-            self.pipeline.hands.wait_empty(worker.id, timeout_s)
-        self.supervisor.remove(worker.id)
-        self.pipeline.detach(worker.id, "it was unregistered")
-        self._honoured.forget()
-        worker.stop(10.0)
-        instance.health_status = "unknown"
+            self.discovery = Discovery(self, service, poll_s=poll_s)
+            self._watching = watch
+            if watch and self.started_at is not None and not self._stopped:
+                self.discovery.start()
+
+    def reload(self) -> Reload:
+        """Read the file that the plane was built from again, and do what it says."""
+        if self.discovery is None:
+            raise ConfigError("this control plane was not built from a file that could be reloaded")
+        return self.discovery.reload()
 
     def worker(self, instance_id: str) -> Worker:
         """The worker behind an instance, for whoever injects faults or looks at it."""
@@ -245,70 +276,12 @@ class ControlPlane:
 
     def tokenizer(self, model: str) -> Tokenizer:
         """The tokenizer of a served model, loaded once; an alias or adapter has its model's."""
-        with self._lock:
-            found = self._tokenizers.get(model)
-            if found is None:
-                instance = next(
-                    i for i in self._runs.values() if model in (i.model_name, *i.other_names)
-                )
-                engine, _ = placement_of(instance, self._default_for(instance))
-                found = tokenizer_for(engine, instance.model_name, instance.options)
-                self._tokenizers[model] = found
-            return found
+        return self._members.tokenizer(model)
 
     @property
     def default_engine(self) -> str:
         """What instances run that name no engine."""
-        return resolve_engine(self._default_engine)
-
-    def _default_for(self, instance: ExecutionInstance) -> str:
-        """Not asked for where nothing depends on it: it may be undecided."""
-        return instance.engine or ("http" if instance.wants_http else self.default_engine)
-
-    # -- inside -------------------------------------------------------------------------------
-
-    def _worker(self, instance: ExecutionInstance) -> Worker:
-        if self._make is not None:
-            return self._make(self._runs[instance.instance_id], self.pipeline.hands)
-        runs = self._runs[instance.instance_id]
-        default = self._default_for(runs)
-        engine, placement = placement_of(runs, default)
-        if placement != "http":
-            engine_class(engine)  # a wrong name is told before anybody looks for its tokenizer
-        if not runs.model_name:
-            if engine != "sim":
-                raise ConfigError(
-                    f"instance {instance.instance_id!r} names no model_name and engine {engine!r} "
-                    "has no default; set it"
-                )
-            instance.model_name = runs.model_name = "sim"
-        tokens = self.tokenizer(runs.model_name).hash
-        log_file = None
-        if self._log_dir is not None:
-            self._log_dir.mkdir(parents=True, exist_ok=True)
-            log_file = os.fspath(self._log_dir / f"{instance.instance_id}.log")
-        return make_worker(runs, self.pipeline.hands, default, log=log_file, tokenizer_hash=tokens)
-
-    def _attach(self, worker: Worker) -> None:
-        self.pipeline.attach(worker)
-        self.supervisor.add(worker)
-
-    def _noticed(self, change: str, worker: WorkerId, reason: str) -> None:
-        instance = self.instances.get(worker)
-        if instance is not None:
-            instance.health_status = "healthy" if change == "up" else "unhealthy"
-        self._honoured.forget()
-        self.supervisor.notice(change, worker, reason)
-
-    def _given_up(self, worker: WorkerId, reason: str) -> None:
-        with self._lock:
-            self._remove(worker)
-        self.pipeline.detach(worker, f"it was given up: {reason}")
-        self._honoured.forget()
-
-    def _remove(self, instance_id: str) -> None:
-        self.instances.pop(instance_id, None)
-        self._runs.pop(instance_id, None)
+        return self._workshop.default_engine
 
 
 def _not_up(down: list[Watched], timeout_s: float) -> str:
@@ -317,14 +290,3 @@ def _not_up(down: list[Watched], timeout_s: float) -> str:
         said = watched.reason or f"it did not come up within {timeout_s:g} s"
         lines.append(f"instance {watched.worker.id!r}: {said}")
     return "\n".join(lines)
-
-
-def describe(plane: ControlPlane) -> list[dict[str, Any]]:
-    """One plain row an instance, for people."""
-    rows = {row["worker"]: row for row in plane.pipeline.plane.fleet.describe()}
-    out = []
-    for identity, instance in plane.instances.items():
-        worker = plane.pipeline.hands.workers.get(WorkerId(identity))
-        about = worker.describe() if worker is not None else {}
-        out.append({**rows.get(identity, {}), "health": instance.health_status, **about})
-    return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import copy
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from sage_llm_ops.config.services import SETTINGS
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.coordinator import ExecutionCoordinator
 from sage_llm_ops.core.defaults import serving
+from sage_llm_ops.core.discovery import Reload
 from sage_llm_ops.core.measured import measured
 from sage_llm_ops.core.views import PendingQueue, RunningRequests
 from sage_llm_ops.operators.schedule import Schedule
@@ -70,19 +72,29 @@ class ControlPlaneManager:
 
     @classmethod
     def from_config(
-        cls, file: str | Path, service: str | None = None, **options: Any
+        cls,
+        file: str | Path,
+        service: str | None = None,
+        *,
+        watch: bool = False,
+        **options: Any,
     ) -> ControlPlaneManager:
-        """A manager with the instances of a `services.toml`; `service` where the file has several."""
-        return cls.from_service(load_services(file).service(service), **options)
+        """A manager with the instances of a `services.toml`; `service` where the file has several.
+        With `watch` it follows the file while it runs; `reload` reads it again at any time."""
+        return cls.from_service(load_services(file).service(service), watch=watch, **options)
 
     @classmethod
-    def from_service(cls, found: ServiceConfig, **options: Any) -> ControlPlaneManager:
-        """A manager as one service's table describes it; `options` win."""
+    def from_service(
+        cls, found: ServiceConfig, *, watch: bool = False, **options: Any
+    ) -> ControlPlaneManager:
+        """A manager as one service's table describes it; `options` win. `watch` as above."""
         said = {name: getattr(found, name) for name in SETTINGS}
         given = {name: value for name, value in said.items() if value is not None}
         manager = cls(**{**given, **options})
         for instance in found.instances:
-            manager.register_instance(instance)
+            manager.register_instance(copy.deepcopy(instance))
+        if found.file is not None or watch:
+            manager.control.follow(found, watch=watch)
         return manager
 
     # -- life ---------------------------------------------------------------------------------
@@ -116,6 +128,18 @@ class ControlPlaneManager:
         await asyncio.to_thread(
             self.control.unregister, instance_id, drain=drain, timeout_s=timeout_s
         )
+
+    async def replace_instance(self, instance: ExecutionInstance, timeout_s: float = 300.0) -> None:
+        """Another definition, or a fresh worker, under the id of a registered instance."""
+        await asyncio.to_thread(self.control.replace, instance, timeout_s=timeout_s)
+
+    async def roll_instances(self, timeout_s: float = 300.0) -> list[str]:
+        """Replace every worker by a fresh one, never two at once; the others serve."""
+        return await asyncio.to_thread(self.control.roll, timeout_s)
+
+    async def reload(self) -> Reload:
+        """Read the services file again and do what it says; what that was."""
+        return await asyncio.to_thread(self.control.reload)
 
     # -- requests -----------------------------------------------------------------------------
 

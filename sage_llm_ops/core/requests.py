@@ -227,11 +227,16 @@ _TRACEPARENT = re.compile(
 )
 
 
+def is_traceparent(text: str) -> bool:
+    """Whether it has the W3C form."""
+    return _TRACEPARENT.fullmatch(text) is not None
+
+
 def _trace(given: str | None, identity: RequestId) -> str:
     """The W3C form, checked here: further on it is passed by without another look."""
     if not given:
         return ""
-    if not isinstance(given, str) or not _TRACEPARENT.fullmatch(given):
+    if not isinstance(given, str) or not is_traceparent(given):
         raise InvalidRequest(
             f"trace={given!r} is no W3C traceparent; it reads VERSION-TRACE-SPAN-FLAGS with 2, 32, "
             "16 and 2 lower-case hexadecimal digits, trace and span not all 0",

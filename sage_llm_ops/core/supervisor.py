@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sage_llm_ops.engines.base import Worker
 from sage_llm_ops.types.ids import WorkerId
@@ -18,12 +19,14 @@ log = logging.getLogger("sage_llm_ops.supervisor")
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """Exponential back-off with jitter, from `first_s` to `most_s`; `attempts` failed starts in a
-    row end it. A start that came up begins the count anew."""
+    """Exponential back-off with jitter, from `first_s` to `most_s`; `attempts` failures in a row end
+    it. Only who stayed up for `stable_s` begins the count anew: a worker that dies of its first
+    requests, again and again, has failed like one that does not come up."""
 
     first_s: float = 0.2
     most_s: float = 30.0
     attempts: int = 5
+    stable_s: float = 10.0
 
 
 class Watched:
@@ -32,11 +35,23 @@ class Watched:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.up = False
+        self.up_since = 0.0
         self.failures = 0
-        """Ends since it was last up."""
+        """Ends since it last stayed up for long enough."""
         self.reason = ""
         """Of the latest end."""
+        self.next_start: float | None = None
+        """When (monotonic) it is started again; None where that is not due."""
         self.given_up = False
+
+    def describe(self) -> dict[str, Any]:
+        """For people."""
+        due = self.next_start
+        return {
+            "failures": self.failures,
+            "next_start_s": None if due is None else max(0.0, due - time.monotonic()),
+            "last_end": self.reason.partition("\n")[0],
+        }
 
 
 class Supervisor:
@@ -48,12 +63,15 @@ class Supervisor:
         give_up: Callable[[WorkerId, str], None],
         *,
         seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` tells how long a worker stayed up."""
         self.changed = threading.Condition()
         self.workers: dict[WorkerId, Watched] = {}
         self._policy = policy
         self._give_up = give_up
         self._random = random.Random(seed)
+        self._clock = clock
         self._due: list[tuple[float, int, Watched]] = []
         self._pushes = 0
         self._stopping = False
@@ -69,6 +87,7 @@ class Supervisor:
         """It is not started again; the caller stops it."""
         with self.changed:
             self.workers.pop(worker, None)
+            self.changed.notify_all()
 
     def notice(self, change: str, worker: WorkerId, reason: str) -> None:
         """Told by the uplink, on a worker's thread."""
@@ -76,10 +95,12 @@ class Supervisor:
             watched = self.workers.get(worker)
             if watched is None or self._stopping:
                 return
-            watched.up = change == "up"
+            was_up, watched.up = watched.up, change == "up"
             if watched.up:
-                watched.failures = 0
+                watched.up_since = self._clock()
             else:
+                if was_up and self._clock() - watched.up_since >= self._policy.stable_s:
+                    watched.failures = 0
                 self._ended(watched, reason)
             self.changed.notify_all()
 
@@ -97,6 +118,22 @@ class Supervisor:
         with self.changed:
             self.changed.wait_for(lambda: all(w.up for w in self.workers.values()), timeout_s)
             return [watched for watched in self.workers.values() if not watched.up]
+
+    def wait_settled(self, worker: WorkerId, timeout_s: float) -> str:
+        """Until this worker is up: an empty string; or why it is not: its start failed, it was taken
+        out, or the time is over."""
+        with self.changed:
+            watched = self.workers.get(worker)
+            if watched is None:
+                return "it was taken out"
+            self.changed.wait_for(
+                lambda: watched.up or watched.failures or not self._cares_for(watched), timeout_s
+            )
+            if watched.up:
+                return ""
+            if not self._cares_for(watched) and not watched.given_up:
+                return "it was taken out while it started"
+            return watched.reason or f"it did not come up within {timeout_s:g} s"
 
     def stop(self, timeout_s: float) -> None:
         """Stop the thread, then all workers at the same time."""
@@ -118,7 +155,13 @@ class Supervisor:
         watched.reason = reason
         if watched.failures > self._policy.attempts:
             watched.given_up = True
-            log.error("worker %s is given up: %s", watched.worker.id, reason)
+            log.error(
+                "worker %s is given up after %d ends in a row, none %g s after it came up: %s",
+                watched.worker.id,
+                watched.failures,
+                self._policy.stable_s,
+                reason,
+            )
             threading.Thread(
                 target=self._give_up, args=(watched.worker.id, reason), daemon=True
             ).start()
@@ -129,7 +172,8 @@ class Supervisor:
         cause = reason.partition("\n")[0]
         log.warning("worker %s starts again in %.1f s: %s", watched.worker.id, delay, cause)
         self._pushes += 1
-        heapq.heappush(self._due, (time.monotonic() + delay, self._pushes, watched))
+        watched.next_start = time.monotonic() + delay
+        heapq.heappush(self._due, (watched.next_start, self._pushes, watched))
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._run, name="sage-llm-ops-supervisor", daemon=True
@@ -146,6 +190,7 @@ class Supervisor:
                     self.changed.wait(self._due[0][0] - now if self._due else None)
                     continue
                 watched = heapq.heappop(self._due)[2]
+                watched.next_start = None
                 if not self._cares_for(watched):
                     continue
             try:

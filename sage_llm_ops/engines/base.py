@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any, ClassVar, Protocol
 
 from sage_llm_ops.engines import standalone
@@ -146,6 +147,15 @@ class Uplink(Protocol):
         that incarnation is reported afterwards. `reason` ends with the tail of its log."""
 
 
+class Sign(Enum):
+    """What a worker gives to the question whether it lives."""
+
+    ANSWERED = "answered"
+    WORKING = "working"
+    """No answer yet, but it has used its processor since it was asked: a long engine step."""
+    SILENT = "silent"
+
+
 class Worker(Protocol):
     """The plane's side of one worker. Calls may come from any thread."""
 
@@ -167,8 +177,15 @@ class Worker(Protocol):
     def stop(self, timeout_s: float) -> None:
         """Shut down in order, then by force; no `on_down` follows. Returns when it is gone."""
 
-    def kill(self) -> None:
-        """End it at once, as a fault would (`on_down` follows)."""
+    def kill(self, reason: str = "killed on request") -> None:
+        """End it at once, as a fault would (`on_down` follows and names the reason)."""
+
+    def probe(self) -> Sign | None:
+        """What became of the question asked by the call before; asks again once that is answered.
+
+        Called every few seconds from one thread; must not block. None where it owes no answer: it
+        is down, starting or stopping, or nothing of it could fall silent alone.
+        """
 
     def describe(self) -> dict[str, Any]:
         """For people: pid, log file, state, incarnation."""

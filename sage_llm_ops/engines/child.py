@@ -41,6 +41,10 @@ def child_environment(base: dict[str, str], extra: dict[str, str]) -> dict[str, 
     if env.pop("PYTHONDONTWRITEBYTECODE", ""):
         cache = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         env.setdefault("PYTHONPYCACHEPREFIX", str(cache / "sage-llm-ops" / "bytecode"))
+    # Its temporary folder ends with it; this cache in it must not.
+    env.setdefault(
+        "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"
+    )
     env.setdefault("HF_HUB_OFFLINE", "1")  # a worker must not wait for a hub that is not there
     env.update(
         OMP_NUM_THREADS="1",  # more threads than cores cost a factor of ten a step on a CPU
@@ -87,7 +91,7 @@ class Child:
         self._log_start = 0
         self._down: Any = None
         self._monitor: Any = None
-        self._directory = ""
+        self._directory = self._temporary = ""
         self._lock = threading.Lock()
         """Guards `_down`, which any thread may write to, and `_process` against reuse of its pid."""
 
@@ -142,6 +146,7 @@ class Child:
     def open(self, context: zmq.Context[Any]) -> None:
         """Bind the sockets and start the process; raises OSError or zmq.ZMQError."""
         self._directory = private_directory()
+        self._temporary = tempfile.mkdtemp(prefix="sllo-tmp-")
         up, down = (f"ipc://{self._directory}/{name}" for name in ("u", "d"))
         self.socket = context.socket(zmq.PULL)
         sender = self._down = context.socket(zmq.PUSH)  # nobody sends before there is a process
@@ -165,13 +170,14 @@ class Child:
             directory=self._directory,
             up=up,
             down=down,
+            temporary=self._temporary,
         )
         process = subprocess.Popen(
             self._entry,
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
-            env=self._env,
+            env={**self._env, "TMPDIR": self._temporary},
             start_new_session=True,  # one group to signal, and Ctrl-C in a terminal reaches us alone
         )
         with self._lock:
@@ -239,6 +245,7 @@ class Child:
             os.close(self.pidfd)
             self.pidfd = -1
         self._remove_directory()
+        shutil.rmtree(self._temporary, ignore_errors=True)
         return code
 
     def close_log(self) -> None:

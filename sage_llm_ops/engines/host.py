@@ -19,12 +19,13 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import zmq
 
-from sage_llm_ops.engines import lifeline, wire
+from sage_llm_ops.engines import lifeline, sweeper, wire
 from sage_llm_ops.engines.base import BaseEngine
 from sage_llm_ops.engines.registry import make_engine
 from sage_llm_ops.types.errors import EngineStartError, ProtocolError, SageLlmOpsError
@@ -45,6 +46,8 @@ from sage_llm_ops.types.wire import (
     Up,
 )
 
+Encode = Callable[[Sequence[Up]], bytes]
+
 STATS_PERIOD_S = 1.0
 EXIT_SPEC, EXIT_START, EXIT_ENGINE = 64, 69, 70
 """Exit codes: the spec did not fit, the engine did not start, the engine broke."""
@@ -61,6 +64,8 @@ class HostSpec(msgspec.Struct, frozen=True):
     directory: str
     up: str
     down: str
+    temporary: str = ""
+    """Its temporary folder; gone once it is."""
 
 
 class Stopped(BaseException):
@@ -70,8 +75,11 @@ class Stopped(BaseException):
 class Host:
     """The step loop between a link and an engine."""
 
-    def __init__(self, engine: BaseEngine, up: Any, down: Any, wake: Any) -> None:
+    def __init__(
+        self, engine: BaseEngine, up: Any, down: Any, wake: Any, encode: Encode = wire.encode_up
+    ) -> None:
         self._engine, self._up, self._down, self._wake = engine, up, down, wake
+        self._encode = encode
         self._poller = zmq.Poller()
         self._poller.register(down, zmq.POLLIN)
         self._poller.register(wake, zmq.POLLIN)
@@ -101,7 +109,7 @@ class Host:
                 out.append(Drained())
             self._stats(out, stepped)
             if out:
-                self._up.send(wire.encode_up(out))
+                self._up.send(self._encode(out))
 
     def _drain_wake(self) -> None:
         try:
@@ -172,8 +180,8 @@ class Host:
         )
 
 
-def main() -> int:
-    """Entry of the child process; returns its exit code."""
+def main(encode: Encode = wire.encode_up) -> int:
+    """Entry of the child process; returns its exit code. `encode` is a seam for tests."""
     try:
         spec = read_spec(0)
     except (ProtocolError, OSError) as error:
@@ -189,7 +197,8 @@ def main() -> int:
         _report(error)
         return EXIT_START
     if engine.spawns:
-        lifeline.guard(pipe, spec.directory)  # forks, so before any thread
+        lifeline.guard(pipe, spec.directory)  # both fork, so before any thread
+        sweeper.leave(spec.temporary)
     lifeline.watch(pipe, spec.directory)
     wake, waker = socket.socketpair()
     wake.setblocking(False)
@@ -204,7 +213,7 @@ def main() -> int:
         # What loading left behind stays: a full collection need not walk through it in every batch.
         gc.collect()
         gc.freeze()
-        host = Host(engine, up, down, wake)
+        host = Host(engine, up, down, wake, encode)
         signal.signal(signal.SIGTERM, lambda *_: host.stop())
         up.send(wire.encode_up([_hello(spec, engine)]))
         host.run()

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
-from sage_llm_ops.engines.base import Uplink
+from sage_llm_ops.engines.base import Sign, Uplink
 from sage_llm_ops.engines.pump import Pump, shared_pump
 from sage_llm_ops.engines.sim.core import SimCore
 from sage_llm_ops.engines.sim.engine import VERSION
@@ -125,13 +125,17 @@ class InlineWorker:
                 self._go_down(f"the engine broke:\n{traceback.format_exc()}")
         self._carry()
 
-    def kill(self) -> None:
+    def kill(self, reason: str = "killed on request") -> None:
         """Crash: what was not reported yet is lost, then `on_down`."""
         with self._lock:
             if self._core is None and self._up_at is None:
                 return
-            self._go_down("killed")
+            self._go_down(reason)
         self._carry()
+
+    def probe(self) -> Sign | None:
+        """It lives and falls silent with the process that asks."""
+        return None
 
     def stop(self, timeout_s: float) -> None:
         """Gone without `on_down`. Waits for a report that is on its way on another thread."""

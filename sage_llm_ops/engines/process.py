@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_llm_ops.engines import wire
-from sage_llm_ops.engines.base import Uplink
+from sage_llm_ops.engines.base import Sign, Uplink
 from sage_llm_ops.engines.child import ENTRY, Child, child_environment
 from sage_llm_ops.engines.host import HostSpec
 from sage_llm_ops.engines.hub import Hub
@@ -85,7 +84,10 @@ class ProcessWorker:
         self._entry = tuple(entry)
         self._hub = hub
         self._child: Child | None = None
-        self._pings = itertools.count(1)
+        self._asked = self._answered = 0
+        """Numbers of the last question and of the last answer."""
+        self._cpu_s = 0.0
+        """Of the process when it was looked at last."""
         self._lock = threading.Lock()
         self._drained = threading.Event()
 
@@ -97,6 +99,7 @@ class ProcessWorker:
                 raise IntegrityError(f"worker {self.id!r} was started while it runs")
             self.incarnation += 1
             self.hello = self.last_pong = None
+            self._answered = self._asked
             self._child = Child(
                 self.incarnation,
                 self._spec,
@@ -128,12 +131,25 @@ class ProcessWorker:
             child.signal(signal.SIGKILL)
             child.gone.wait()
 
-    def kill(self) -> None:
+    def kill(self, reason: str = "killed on request") -> None:
         child = self._child
         if child is not None:
             child.killed = True
-            child.reason = child.reason or "killed on request"
+            child.reason = child.reason or reason
             child.signal(signal.SIGKILL)
+
+    def probe(self) -> Sign | None:
+        """Its step loop answers between two engine steps. A step may take minutes (a long prompt on a
+        CPU) and must not look like a process that was stopped: that one uses no processor."""
+        child = self._child
+        if child is None or not child.up or child.stopping:
+            return None
+        before, self._cpu_s = self._cpu_s, _cpu_s(child.pid)
+        if self._answered >= self._asked:
+            self._asked += 1
+            self._send(Ping(self._asked))
+            return Sign.ANSWERED
+        return Sign.WORKING if self._cpu_s > before else Sign.SILENT
 
     def describe(self) -> dict[str, Any]:
         child = self._child
@@ -152,10 +168,6 @@ class ProcessWorker:
         }
 
     # beyond the protocol
-
-    def ping(self) -> bool:
-        """Ask the step loop for a sign of life: `last_pong` moves when it answers."""
-        return self._send(Ping(next(self._pings)))
 
     def drain(self, timeout_s: float) -> bool:
         """Whether everything submitted so far ended in time. Submit nothing meanwhile."""
@@ -181,8 +193,8 @@ class ProcessWorker:
             match message:
                 case Stats():
                     self._uplink.on_stats(self.id, message)
-                case Pong():
-                    self.last_pong = time.monotonic()
+                case Pong(token=token):
+                    self._answered, self.last_pong = token, time.monotonic()
                 case Drained():
                     self._drained.set()
                 case Hello():
@@ -217,3 +229,13 @@ class ProcessWorker:
         self._uplink.on_down(
             self.id, child.incarnation, f"{text}; its log ends:\n{tail}" if tail else text
         )
+
+
+def _cpu_s(pid: int | None) -> float:
+    """Processor seconds a process has used; 0 where nobody can say."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return 0.0

@@ -22,9 +22,9 @@ Rows = npt.NDArray[np.intp]
 _NO_ROWS: Rows = np.empty(0, dtype=np.intp)
 
 
-GONE, DOWN, DRAINING, UP = range(4)
+GONE, DOWN, DRAINING, REFUSING, UP = range(5)
 """States of a row; only UP takes new nodes. Plain numbers: an enum's members cost 0.3 us to name."""
-STATES = ("gone", "down", "draining", "up")
+STATES = ("gone", "down", "draining", "refusing", "up")
 
 
 @dataclass(slots=True)
@@ -70,6 +70,8 @@ class Fleet:
         self._epochs: dict[Needs, int] = {}
         self._leaving: set[int] = set()
         """Rows that were told to drain: a restart does not end that, only leaving does."""
+        self._away: set[int] = set()
+        """Rows whose next definition is on its way: it may join without having gone."""
         self._probes: dict[int, int] = {}
         """Rows whose breaker is half open, and the probes on each: none or one."""
 
@@ -86,12 +88,13 @@ class Fleet:
             self._lengths.append(0)
             self._models.append(models)
             self._grow(row + 1)
-        elif self.state[row] != GONE:
+        elif self.state[row] != GONE and row not in self._away:
             raise IntegrityError(f"worker {worker!r} joined twice")
         self._models[row] = models
         self._serves[row] = ()
         self.state[row] = DOWN
         self._leaving.discard(row)
+        self._away.discard(row)
         self._may.clear()
         self.version += 1
 
@@ -124,16 +127,41 @@ class Fleet:
     def down(self, worker: WorkerId, *, gone: bool = False) -> None:
         """Nothing goes there until it is up again. What it held is released by whoever knows it."""
         row = self.rows[worker]
+        if gone:
+            self._away.discard(row)
         self.state[row] = GONE if gone else DOWN
         self.kv_usage[row] = np.nan
         self._refresh(self._serves[row])
+
+    def away(self, worker: WorkerId) -> None:
+        """As `down`, until it joins again, with another definition. So nobody who can be served by
+        this worker alone is told that there is none."""
+        self._away.add(self.rows[worker])
+        self.down(worker)
 
     def drain(self, worker: WorkerId) -> None:
         """Nothing new goes there."""
         row = self.rows[worker]
         self._leaving.add(row)
-        if self.state[row] == UP:
+        if self.state[row] in (UP, REFUSING):
             self.state[row] = DRAINING
+            self._refresh(self._serves[row])
+
+    def refuses(self, worker: WorkerId) -> bool:
+        """It did not take what it was given: it has died, and the word of it is on its way. Nothing
+        goes there until that comes, or `forgive`. False where that was known."""
+        row = self.rows[worker]
+        if self.state[row] != UP:
+            return False
+        self.state[row] = REFUSING
+        self._refresh(self._serves[row])
+        return True
+
+    def forgive(self, worker: WorkerId) -> None:
+        """Nothing was heard of its death: it may try again."""
+        row = self.rows[worker]
+        if self.state[row] == REFUSING:
+            self.state[row] = UP
             self._refresh(self._serves[row])
 
     def set_breaker(self, row: int, state: int) -> None:

@@ -55,6 +55,11 @@ class ObserveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
+REFUSING_S = 0.25
+"""A worker that did not take a node is left alone for so long, or until it is up again: its death is
+heard within milliseconds, if it has died."""
+
+
 class Observe(Operator):
     """Keeps the fleet true and ends here what only informs, or comes too late to matter.
 
@@ -76,7 +81,7 @@ class Observe(Operator):
         Load: "load",
         Timer: "timer",
     }
-    emits = (NodeDone, NodeFailed, WorkerUp, WorkerDown, WorkerLeave, Drain, Timer)
+    emits = (NodeDone, NodeFailed, WorkerJoin, WorkerUp, WorkerDown, WorkerLeave, Drain, Timer)
     Options = ObserveOptions
     live = frozenset(ObserveOptions.__struct_fields__)
 
@@ -109,11 +114,20 @@ class Observe(Operator):
         held = self.plane.fleet.release(event.node)
         if held is None:
             return None
-        if event.reason not in NOT_ITS_FAULT and self._rule.failures:
+        if event.reason == "worker_lost":
+            self._refused(event, self.plane.fleet.ids[held.row])
+        elif event.reason not in NOT_ITS_FAULT and self._rule.failures:
             self._answered(event, held, ok=False)
         return event
 
+    def _refused(self, event: NodeFailed, worker: WorkerId) -> None:
+        """Else what is given back would be given to it again, and again, until its death is heard."""
+        if self.plane.fleet.refuses(worker):
+            self.plane.timers.at(event.now + REFUSING_S, "refusing", worker)
+
     def timer(self, event: Timer) -> Emitted:
+        if event.kind == "refusing":
+            self.plane.fleet.forgive(WorkerId(event.key))
         if event.kind == "breaker":
             row = self.plane.fleet.rows[WorkerId(event.key)]
             self._breakers[row].waited()
@@ -125,6 +139,7 @@ class Observe(Operator):
     def join(self, event: WorkerJoin) -> Emitted:
         self.plane.fleet.join(event.worker, event.model, *event.models)
         self._tell_ledger(event)
+        return event
 
     def up(self, event: WorkerUp) -> Emitted:
         fleet = self.plane.fleet
@@ -142,7 +157,10 @@ class Observe(Operator):
 
     def leave(self, event: WorkerLeave) -> Emitted:
         self._lose(event)
-        self.plane.fleet.down(event.worker, gone=True)
+        if event.returns:
+            self.plane.fleet.away(event.worker)
+        else:
+            self.plane.fleet.down(event.worker, gone=True)
         self._forgive(event, self.plane.fleet.rows[event.worker], "it left")
         return event
 

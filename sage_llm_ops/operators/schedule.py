@@ -28,6 +28,7 @@ from sage_llm_ops.types.events import (
     Retry,
     Timer,
     WorkerDown,
+    WorkerJoin,
     WorkerLeave,
     WorkerUp,
 )
@@ -54,6 +55,7 @@ class Schedule(Operator):
         Broken: "broken",
         Cancel: "cancel",
         Timer: "timer",
+        WorkerJoin: "members",
         WorkerUp: "members",
         NodeDone: "moved",
         NodeFailed: "moved",
@@ -120,9 +122,9 @@ class Schedule(Operator):
     def moved(self, event: Event) -> Emitted:
         return self._next(event, [])
 
-    def members(self, event: WorkerUp | WorkerLeave) -> Emitted:
+    def members(self, event: WorkerJoin | WorkerUp | WorkerLeave) -> Emitted:
         """Whoever waits for what nobody here can give any more is told so: the last instance left,
-        or it came up and said that it does not do this."""
+        its id belongs to another model now, or it came up and said that it does not do this."""
         fleet = self.plane.fleet
         stranded = [job for job in self.strategy if not fleet.may_serve(job.needs)]
         for job in stranded:

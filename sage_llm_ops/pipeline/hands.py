@@ -96,6 +96,7 @@ class LiveHands:
         """Of the workers that have any."""
         self._emptied = threading.Condition()
         self._awaited: set[WorkerId] = set()
+        self._closed = False
         self._watchers: list[Callable[[str, WorkerId, str], None]] = []
 
     # -- hands --------------------------------------------------------------------------------
@@ -231,13 +232,15 @@ class LiveHands:
         """`watcher(change, worker, reason)` is told of `up` and `down`, from the workers' threads."""
         self._watchers.append(watcher)
 
-    def leave(self, worker: WorkerId, reason: str) -> None:
-        """Take a worker out for good; what it still runs fails over."""
+    def leave(self, worker: WorkerId, reason: str, *, returns: bool = False) -> None:
+        """Take a worker out, for good or until another one `returns` under its id; what it still runs
+        fails over."""
         self.workers.pop(worker, None)
         self.hellos.pop(worker, None)
         self._ignores.pop(worker, None)
         self._adapters.pop(worker, None)
-        self._source.post(WorkerLeave(worker=worker, reason=reason, lost=self._forget(worker)))
+        lost = self._forget(worker)
+        self._source.post(WorkerLeave(worker=worker, reason=reason, lost=lost, returns=returns))
 
     def running_on(self, worker: WorkerId) -> int:
         """Nodes whose end has not come yet."""
@@ -248,9 +251,18 @@ class LiveHands:
         with self._emptied:
             self._awaited.add(worker)
             try:
-                return self._emptied.wait_for(lambda: not self.running_on(worker), timeout_s)
+                self._emptied.wait_for(
+                    lambda: self._closed or not self.running_on(worker), timeout_s
+                )
+                return not self.running_on(worker)
             finally:
                 self._awaited.discard(worker)
+
+    def close(self) -> None:
+        """The run is over: nobody has to wait for a worker any more."""
+        with self._emptied:
+            self._closed = True
+            self._emptied.notify_all()
 
     # -- inside -------------------------------------------------------------------------------
 

@@ -110,6 +110,7 @@ class LivePipeline:
         self.source.stop()
         stopped = self.source.wait_ended(5.0)
         self._fail_all(f"the pipeline was stopped and it had not ended after {timeout_s:g} s")
+        self.hands.close()
         if not stopped:  # SAGE would wait a minute for the dispatch that hangs
             threading.Thread(target=close, args=(self._env,), daemon=True).start()
         else:
@@ -177,12 +178,13 @@ class LivePipeline:
         self.source.post(WorkerJoin(worker=worker.id, model=instance.model_name, models=names))
 
     def drain_worker(self, worker: WorkerId) -> None:
-        """Give it nothing new."""
-        self.source.post(Drain(worker=worker))
+        """Give it nothing new; once this returns nothing more is on its way to it."""
+        self.source.post_and_wait(Drain(worker=worker), 5.0)
 
-    def detach(self, worker: WorkerId, reason: str) -> None:
-        """Forget a worker; what it still runs fails over."""
-        self.hands.leave(worker, reason)
+    def detach(self, worker: WorkerId, reason: str, *, returns: bool = False) -> None:
+        """Forget a worker; what it still runs fails over. With `returns` the next `attach` is another
+        one of its id, and who waits for it goes on waiting."""
+        self.hands.leave(worker, reason, returns=returns)
 
     # -- configuration ------------------------------------------------------------------------
 

@@ -55,6 +55,8 @@ class LiveSource(TimerHeap):
         """Called on the source's thread when there is nothing to do, at most every `IDLE_S`: under
         load there is nothing to do a thousand times a second."""
         self._hook_due = 0.0
+        self._awaited: deque[tuple[Event, threading.Event]] = deque()
+        """Events whose dispatch somebody waits for; rare."""
 
     def inform(self, event: Event) -> None:
         """Let in what changes no decision: nobody is woken for it, it comes along with the next
@@ -72,6 +74,14 @@ class LiveSource(TimerHeap):
             with self._cond:
                 self._cond.notify()
 
+    def post_and_wait(self, event: Event, timeout_s: float) -> bool:
+        """`post`, and return once its dispatch has ended: whatever was decided before it has been
+        handed out. False at the time-out. Not from the source's own thread."""
+        over = threading.Event()
+        self._awaited.append((event, over))
+        self.post(event)
+        return over.wait(timeout_s)
+
     def wait_ended(self, timeout_s: float) -> bool:
         """Whether no dispatch runs or will: it said its last word, or its thread died."""
         dead = self.thread is not None and not self.thread.is_alive()
@@ -86,6 +96,8 @@ class LiveSource(TimerHeap):
     def __call__(self) -> Any:
         """SAGE's poll: an event, None after an idle while, or the stop signal."""
         self.busy_since = None
+        if self._awaited:
+            self._tell_awaited()
         if self.thread is None:
             self.thread = threading.current_thread()
         now = self.clock()
@@ -136,6 +148,14 @@ class LiveSource(TimerHeap):
             self._in_a_row = 0
             return self._arrivals.popleft()
         return None
+
+    def _tell_awaited(self) -> None:
+        """Between two dispatches: an event that has its number has been dispatched."""
+        for entry in list(self._awaited):
+            event, over = entry
+            if event.seq:
+                self._awaited.remove(entry)
+                over.set()
 
     def _sleep(self) -> None:
         """Until a post, the next timer, or `IDLE_S`.

@@ -4,6 +4,9 @@ The graph writes here and nobody else. Each entry goes into a running digest (th
 decisions taken so far: equal digests mean equal decisions), into a bounded memory, and, where a
 path is given, into a file of JSON lines of bounded size: when it is full it becomes `NAME.1`
 and a new one begins. Candidates are written as fleet rows; a `fleet` line says who they are.
+
+A run goes on in the file of the run before it, below a `run` line: whoever asks why something
+happened asks after the restart, too. Sequence numbers and times are a run's own.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import struct
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -31,7 +35,7 @@ class Entry(msgspec.Struct, gc=False, omit_defaults=True):
     """One line of the ledger."""
 
     kind: str
-    """`fleet`, `breaker`, `place`, `retry` or `end`."""
+    """`run`, `fleet`, `breaker`, `place`, `retry` or `end`."""
     seq: int
     now: float
     request: str = ""
@@ -51,6 +55,8 @@ class Entry(msgspec.Struct, gc=False, omit_defaults=True):
     unit: str = ""
     trace: str = ""
     """W3C `traceparent` of the request; no part of the digest."""
+    wall: float = 0.0
+    """Of a `run` line: when it began, in seconds since 1970."""
 
 
 class Ledger:
@@ -64,7 +70,11 @@ class Ledger:
         max_bytes: int = 64 << 20,
     ) -> None:
         self.decisions = 0
-        self._hash = hashlib.blake2b(digest_size=16)
+        self._trusted, self._placed, self._retried, self._ended = (
+            hashlib.blake2b(digest_size=16) for _ in range(4)
+        )
+        """One for each operator that writes here. In what order the branches of one dispatch get
+        their turn is SAGE's affair (it changes when operators are chained) and no decision."""
         self._recent: deque[Entry] = deque(maxlen=keep)
         self._path = Path(path) if path is not None else None
         self._max_bytes = max_bytes
@@ -76,11 +86,15 @@ class Ledger:
         self._row_list: list[int] = []
         """`_rows` as a list: as long as every worker has room, all placements share one array."""
         self._file: Any = None
+        self._began = time.time()
 
     @property
     def digest(self) -> str:
         """Identity of all decisions so far."""
-        return self._hash.hexdigest()
+        whole = hashlib.blake2b(digest_size=16)
+        for part in (self._trusted, self._placed, self._retried, self._ended):
+            whole.update(part.digest())
+        return whole.hexdigest()
 
     def fleet(self, seq: int, now: float, version: int, workers: Sequence[str]) -> None:
         """Who the rows of the following entries are."""
@@ -99,10 +113,10 @@ class Ledger:
         **why: Any,
     ) -> None:
         """A request got a place. `why`: the fields of `Entry` that explain it."""
-        self._hash.update(_PACK(1, seq, now, attempt, row))
-        self._hash.update(request.encode())
-        self._hash.update(rows.tobytes())
-        self._hash.update(costs.tobytes())
+        self._placed.update(_PACK(1, seq, now, attempt, row))
+        self._placed.update(request.encode())
+        self._placed.update(rows.tobytes())
+        self._placed.update(costs.tobytes())
         self.decisions += 1
         worker = self._fleet.workers[row]
         if rows is not self._rows:
@@ -124,8 +138,8 @@ class Ledger:
 
     def retry(self, seq: int, now: float, request: str, attempt: int, code: str, why: str) -> None:
         """An attempt failed and another one follows."""
-        self._hash.update(_PACK(2, seq, now, attempt, 0))
-        self._hash.update(f"{request}|{code}".encode())
+        self._retried.update(_PACK(2, seq, now, attempt, 0))
+        self._retried.update(f"{request}|{code}".encode())
         self.decisions += 1
         self._write(Entry("retry", seq, now, request, attempt, code=code, reason=why))
 
@@ -141,8 +155,8 @@ class Ledger:
         trace: str = "",
     ) -> None:
         """The one end of a request; a refusal is an end without an attempt."""
-        self._hash.update(_PACK(3, seq, now, attempt, tokens))
-        self._hash.update(f"{request}|{code}".encode())
+        self._ended.update(_PACK(3, seq, now, attempt, tokens))
+        self._ended.update(f"{request}|{code}".encode())
         self.decisions += 1
         self._write(
             Entry(
@@ -152,8 +166,8 @@ class Ledger:
 
     def breaker(self, seq: int, now: float, worker: str, change: str, why: str) -> None:
         """A worker is trusted less, or more, than before: `opened`, `half_open`, `closed`."""
-        self._hash.update(_PACK(4, seq, now, 0, 0))
-        self._hash.update(f"{worker}|{change}".encode())
+        self._trusted.update(_PACK(4, seq, now, 0, 0))
+        self._trusted.update(f"{worker}|{change}".encode())
         self.decisions += 1
         self._write(Entry("breaker", seq, now, worker=worker, code=change, reason=why))
 
@@ -177,8 +191,8 @@ class Ledger:
         try:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._path.open("wb")
-                self._older.unlink(missing_ok=True)  # of another run: not what came before this
+                self._file, self._written = _open_whole(self._path)
+                self._file.write(self._encode(Entry("run", 0, 0.0, wall=self._began)) + b"\n")
             self._file.write(self._buffer)
             self._file.flush()
             self._written += len(self._buffer)
@@ -219,3 +233,21 @@ class Ledger:
         self._written = 0
         self._buffer += self._encode(self._fleet)
         self._buffer += b"\n"
+
+
+def _open_whole(path: Path) -> tuple[IO[bytes], int]:
+    """For appending, and its size. A last line that a killed run did not end is cut off: what is
+    written next would become a part of it."""
+    file = path.open("a+b")
+    size = end = file.tell()
+    while end:
+        start = max(0, end - _FLUSH_BYTES)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
+    return file, end

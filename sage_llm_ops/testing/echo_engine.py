@@ -5,8 +5,12 @@ Named in an instance as `engine="sage_llm_ops.testing.echo_engine:EchoEngine"`.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import tempfile
 import time
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -29,6 +33,8 @@ class EchoOptions(msgspec.Struct, frozen=True):
 
     step_s: float = 0.0
     """Time one step takes."""
+    spin_s: float = 0.0
+    """Time one step computes."""
     start_s: float = 0.0
     start_error: str = ""
     max_num_seqs: int = 8
@@ -41,6 +47,9 @@ class EchoOptions(msgspec.Struct, frozen=True):
     survives: bool = False
     """Whether it recovers from `raise_at_step`."""
     exit_at_step: int = 0
+    litter: str = ""
+    """Path of a file: at start a semaphore, shared memory and a temporary file are made, and their
+    paths written there, a line each."""
     fork: str = ""
     """Path of a file: at start a grandchild is left running and its pid written there."""
 
@@ -63,6 +72,8 @@ class EchoEngine(BaseEngine):
         self._step = 0
 
     def start(self) -> None:
+        if self._options.litter:
+            self._litter(self._options.litter)
         if self._options.fork:
             self._leave_grandchild(self._options.fork)
         time.sleep(self._options.start_s)
@@ -74,7 +85,7 @@ class EchoEngine(BaseEngine):
 
     @property
     def spawns(self) -> bool:
-        return bool(self._options.fork)
+        return bool(self._options.fork or self._options.litter)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -114,6 +125,9 @@ class EchoEngine(BaseEngine):
             raise RuntimeError("echo engine: told to raise")
         if self._options.step_s and self._nodes:
             time.sleep(self._options.step_s)
+        until = time.monotonic() + self._options.spin_s
+        while self._options.spin_s and time.monotonic() < until:
+            pass
         out, self._out = self._out, []
         for key in list(self._nodes)[: self._options.max_num_seqs]:
             node, first, made = self._nodes[key]
@@ -139,6 +153,14 @@ class EchoEngine(BaseEngine):
             self._nodes.clear()
             self._out.clear()
         return self._options.survives
+
+    def _litter(self, path: str) -> None:
+        semaphore = multiprocessing.get_context("spawn").Semaphore()
+        memory = SharedMemory(create=True, size=4096)
+        _, file = tempfile.mkstemp()
+        self._held = (semaphore, memory)
+        names = (f"sem.{semaphore._semlock.name.strip('/')}", memory.name.strip("/"))  # type: ignore[attr-defined]
+        Path(path).write_text("\n".join([*(f"/dev/shm/{name}" for name in names), file]))
 
     @staticmethod
     def _leave_grandchild(path: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from sage_llm_ops.engines.base import Uplink, Worker
+from sage_llm_ops.engines.base import Sign, Uplink, Worker
 from sage_llm_ops.types.errors import ConfigError
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.plans import PlanNode
@@ -153,9 +153,13 @@ class FaultyWorker:
         """Pass on."""
         self._inner.stop(timeout_s)
 
-    def kill(self) -> None:
+    def kill(self, reason: str = "killed on request") -> None:
         """Pass on."""
-        self._inner.kill()
+        self._inner.kill(reason)
+
+    def probe(self) -> Sign | None:
+        """Of the worker inside."""
+        return self._inner.probe()
 
     def describe(self) -> dict[str, Any]:
         """Of the worker inside."""

@@ -216,6 +216,12 @@ class Harness(Account):
         lost = self._lose(worker, delivered)
         self.step(WorkerLeave(worker=WorkerId(worker), reason="scripted", lost=lost))
 
+    def replace(self, worker: str, model: str = MODEL, delivered: int = 0) -> None:
+        """It is gone, and another one has its id; that one is not up yet."""
+        lost = self._lose(worker, delivered)
+        self.step(WorkerLeave(worker=WorkerId(worker), reason="replaced", lost=lost, returns=True))
+        self.join(worker, model)
+
     def drain(self, worker: str) -> None:
         """It gets nothing new."""
         self.step(Drain(worker=WorkerId(worker)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sage_llm_ops.engines.base import Uplink
+from sage_llm_ops.engines.base import Sign, Uplink
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance
@@ -39,6 +39,8 @@ class ManualWorker:
         """Every node it was ever given."""
         self.cancelled: list[NodeId] = []
         self.alive = False
+        self.sign: Sign | None = None
+        """What it gives to whoever asks whether it lives."""
         self._made: dict[NodeId, int] = {}
         self._uplink = uplink
         self._capabilities = capabilities
@@ -70,11 +72,15 @@ class ManualWorker:
         """Gone."""
         self.alive = False
 
-    def kill(self) -> None:
+    def kill(self, reason: str = "killed on request") -> None:
         """Crash."""
         self.alive = False
         self.held.clear()
-        self._uplink.on_down(self.id, self.incarnation, "killed")
+        self._uplink.on_down(self.id, self.incarnation, reason)
+
+    def probe(self) -> Sign | None:
+        """As it was told."""
+        return self.sign if self.alive else None
 
     def describe(self) -> dict[str, Any]:
         """For people."""

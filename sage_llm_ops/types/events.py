@@ -112,11 +112,16 @@ class Drain(Event):
 
 
 class WorkerLeave(Event):
-    """The instance is gone for good; what it still holds fails over."""
+    """The instance is gone, for good unless `returns`; what it still holds fails over.
+
+    `returns`: another definition takes its id next, by a `WorkerJoin`; who waits for it goes on
+    waiting.
+    """
 
     worker: WorkerId
     reason: str
     lost: dict[int, int] = {}
+    returns: bool = False
 
 
 class Load(Event):

@@ -10,12 +10,14 @@ import pytest
 from benchmarks.batches import Shape
 from benchmarks.metric import Metric
 from benchmarks.open_loop import Load
+from benchmarks.overloading import Offered
 from benchmarks.suites import (
     adaptive,
     gateway,
     lifetime,
     migration,
     overhead,
+    overload,
     pipeline,
     policy,
     sim_core,
@@ -55,6 +57,25 @@ def test_simulate() -> None:
     assert list(metrics) == ["simulate_us_per_request", "simulate_vs_plain_sage_ratio"]
     assert metrics["simulate_us_per_request"].n == 30
     _ordered(metrics)
+
+
+def test_overload() -> None:
+    metrics = overload.measure(overload.Sizes(peak=200, overload_s=0.5, after_s=0.2))
+    assert list(metrics) == [
+        "refusal_p99_ms",
+        "goodput_share",
+        "rss_growth_mb",
+        "recovery_s",
+        "peak_rps",
+    ]
+    _ordered(metrics)
+    assert metrics["goodput_share"].n > 0
+
+
+def test_recovery_is_counted_to_the_last_that_did_not_go_as_in_the_calm() -> None:
+    after = [Offered(10.0, 10.5), Offered(10.1, 10.2), Offered(10.2, 10.2, "overloaded")]
+    assert overload.recovery_s(after, 0.3) == pytest.approx(0.2)
+    assert overload.recovery_s([Offered(10.0, 10.1)], 0.3) == 0.0
 
 
 def test_sim_core() -> None:

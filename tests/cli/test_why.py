@@ -132,3 +132,19 @@ def test_a_trace_is_shown(
     traced = msgspec.structs.replace(PLACE, trace="00-4bf9-00f0-01")
     assert call("why", "r1", "--ledger", str(write(tmp_path / "l", FLEET, traced, END))) == 0
     assert "traced as 00-4bf9-00f0-01" in capsys.readouterr().out.splitlines()
+
+
+def test_of_several_runs_in_a_file_the_last_that_knew_it_is_told(
+    call: Call, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, new = Entry("run", 0, 0.0, wall=1.0), Entry("fleet", 1, 1.0, fleet=1, workers=["new"])
+    again = Entry(
+        "place", 5, 2.0, "r1", 1, "new", policy="p@1", reason="why", rows=[0], costs=[0.0]
+    )
+    last = Entry("end", 9, 3.0, "r1", 1, reason="length", tokens=3)
+    other = Entry("end", 2, 9.5, "r2", 1, reason="length", tokens=1)
+    ledger = write(tmp_path / "l", run, FLEET, PLACE, END, run, new, again, last, run, FLEET, other)
+    assert call("why", "r1", "--ledger", str(ledger)) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("r1 was answered with 3 tokens in 1.00 s, by new")
+    assert "w0" not in told

@@ -8,16 +8,16 @@ import time
 
 import pytest
 
-from sage_llm_ops.core import RestartPolicy
+from sage_llm_ops.core import RestartPolicy, describe
 from sage_llm_ops.core.supervisor import Supervisor
-from sage_llm_ops.testing import HeldWorker
+from sage_llm_ops.testing import HeldWorker, ManualClock
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import NoInstance, Quarantined
 from sage_llm_ops.types.ids import WorkerId
 from sage_llm_ops.types.wire import EngineEvent, Hello, Stats
 from tests.core.fleets import QUICK, SLOW, echo, held, holder, instance, request, simulated, until
 
-STEADY = RestartPolicy(first_s=0.001, most_s=0.001, attempts=3)
+STEADY = RestartPolicy(first_s=0.001, most_s=0.001, attempts=3, stable_s=10.0)
 
 
 class Uplink:
@@ -27,7 +27,8 @@ class Uplink:
         self.given_up: list[tuple[WorkerId, str]] = []
         self.starts: list[float] = []
         self.over = threading.Event()
-        self.supervisor = Supervisor(policy, self._give_up)
+        self.clock = ManualClock()
+        self.supervisor = Supervisor(policy, self._give_up, clock=self.clock)
 
     def _give_up(self, worker: WorkerId, reason: str) -> None:
         self.given_up.append((worker, reason))
@@ -77,11 +78,38 @@ def test_it_is_given_up_after_so_many_failed_restarts() -> None:
     uplink.supervisor.stop(1.0)
 
 
-def test_a_start_that_came_up_begins_the_count_anew() -> None:
+def test_who_dies_soon_after_coming_up_again_and_again_is_given_up() -> None:
+    uplink = Uplink(STEADY)
+    shaky = worker(uplink)
+    uplink.supervisor.add(shaky)
+    for _ in range(STEADY.attempts):
+        uplink.clock.advance(STEADY.stable_s - 0.1)
+        shaky.kill("out of memory")
+        assert not uplink.supervisor.wait_up(10.0)
+    told = uplink.supervisor.workers[shaky.id].describe()
+    assert told == {"failures": 3, "next_start_s": None, "last_end": "out of memory"}
+    shaky.kill("out of memory")
+    assert uplink.over.wait(10.0)
+    assert uplink.given_up == [("w0", "out of memory")]
+    uplink.supervisor.stop(1.0)
+
+
+def test_when_it_is_started_again_is_told() -> None:
+    uplink = Uplink(SLOW)
+    shaky = worker(uplink)
+    uplink.supervisor.add(shaky)
+    shaky.kill()
+    due = uplink.supervisor.workers[shaky.id].describe()["next_start_s"]
+    assert 0.4 * SLOW.first_s < due <= SLOW.first_s
+    uplink.supervisor.stop(1.0)
+
+
+def test_who_stayed_up_for_long_enough_begins_the_count_anew() -> None:
     uplink = Uplink(STEADY)
     lively = worker(uplink)
     uplink.supervisor.add(lively)
     for _ in range(3 * STEADY.attempts):
+        uplink.clock.advance(STEADY.stable_s)
         lively.kill()
         assert not uplink.supervisor.wait_up(10.0)
     assert not uplink.given_up
@@ -177,6 +205,8 @@ async def test_what_waits_for_a_worker_that_is_given_up_fails_by_name() -> None:
         assert fleet["w0"].incarnation == 1 + QUICK.attempts
         assert not manager.executor.instances
         await until(lambda: "w0" not in manager.control.pipeline.hands.workers)
+        (row,) = describe(manager.control)
+        assert (row["worker"], row["state"], row["last_end"]) == ("w0", "given up", "d")
         fleet.options.clear()
         manager.register_instance(instance("w0"))
         await manager.submit_request(request("again"))

@@ -24,7 +24,7 @@ def two_workers(
         default_engine="vllm",
         record=record,
         log_dir=logs,
-        restart=RestartPolicy(first_s=0.05, most_s=0.5),
+        restart=RestartPolicy(first_s=0.05, most_s=0.5, stable_s=0.0),
     )
     for name in ("w0", "w1"):
         plane.register(instance(name, model))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sage_llm_ops.engines.base import Sign
 from sage_llm_ops.engines.child import child_environment
 from sage_llm_ops.engines.host import EXIT_ENGINE
 from sage_llm_ops.engines.hub import Hub
@@ -111,7 +112,7 @@ def test_stats_ping_and_drain(make: MakeWorker, uplink: RecordingUplink) -> None
     uplink.wait_up("w")
     assert worker.last_pong is None
     worker.submit(node(1, 20))
-    assert worker.ping()
+    assert worker.probe() is Sign.ANSWERED, "nothing was asked before"
     assert worker.drain(10)
     assert uplink.ends(1), "drained before its node ended"
     assert worker.last_pong is not None
@@ -339,6 +340,39 @@ def test_what_the_engine_started_ends_with_it(
     assert gone(int(file.read_text()))
 
 
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_what_the_engine_left_in_the_file_system_is_removed(
+    make: MakeWorker, uplink: RecordingUplink, tmp_path: Path, end: str
+) -> None:
+    """Also where its whole group of processes is killed at once, resource tracker included."""
+    file = tmp_path / "litter"
+    worker = make(options={"litter": str(file), "fork": str(tmp_path / "grandchild")})
+    worker.start()
+    pid = uplink.wait_up("w").pid
+    made = [Path(line) for line in file.read_text().splitlines()]
+    assert len(made) == 3 and all(path.exists() for path in made)
+    sweeper = next(each for each in _children(pid) if _name(each) == "sllo-sweeper")
+    if end == "kill":
+        os.killpg(pid, signal.SIGKILL)
+        uplink.wait_down("w")
+    else:
+        worker.stop(5)
+    assert gone(sweeper)
+    assert not [
+        path
+        for path in made
+        if path.exists() or (path.parent.name.startswith("sllo-tmp") and path.parent.exists())
+    ]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def test_nothing_is_left(make: MakeWorker, uplink: RecordingUplink) -> None:
     def look() -> tuple[int, int]:
         assert Hub.shared().join(5)
@@ -434,9 +468,8 @@ def test_killing_the_guard_first_changes_nothing_for_the_worker(
     worker = make(options={"fork": str(tmp_path / "grandchild")})
     worker.start()
     pid = uplink.wait_up("w").pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    names = {int(each): Path(f"/proc/{each}/comm").read_text().strip() for each in children}
-    os.kill(next(each for each, name in names.items() if name == "sllo-guard"), signal.SIGKILL)
+    guard = next(each for each in _children(pid) if _name(each) == "sllo-guard")
+    os.kill(guard, signal.SIGKILL)
     worker.submit(node(1))
     assert isinstance(uplink.wait_end(1), Done)
 

@@ -166,6 +166,16 @@ class GraphMachine(RuleBasedStateMachine):
             self.graph.leave(worker, delivered)
             self.state[worker] = "gone"
 
+    @rule(
+        worker=st.sampled_from(WORKERS),
+        model=st.sampled_from(MODELS),
+        delivered=st.integers(0, 3),
+    )
+    def replace(self, worker: str, model: str, delivered: int) -> None:
+        if self.state.get(worker, "gone") != "gone":
+            self.graph.replace(worker, model, delivered)
+            self.state[worker] = "down"
+
     @rule(worker=st.sampled_from(WORKERS))
     def late_up(self, worker: str) -> None:
         """It said that it is up, and was taken out before that was heard."""

@@ -104,10 +104,13 @@ def test_max_attempts_is_live(graph: Harness) -> None:
 
 def test_a_worker_that_died_unheard_costs_no_attempt(graph: Harness) -> None:
     """Regression: the only worker refuses for a moment before its death is known; four retries in
-    that moment were the end of the request."""
+    that moment were the end of the request, and later a hundred and four were."""
     graph.arrive("a")
-    for _ in range(50):
+    for _ in range(5):
         graph.fail(graph.node_of("a"), "worker_lost")
+        assert graph.plane.jobs["a"].node is None, "it is not given back to who refused it just now"
+        assert graph.plane.fleet.describe()[0]["state"] == "refusing"
+        graph.advance(0.3)
     graph.down("w0")
     graph.up("w0", slots=1)
     graph.done(graph.node_of("a"))
@@ -120,6 +123,7 @@ def test_a_worker_that_refuses_for_ever_ends_it(graph: Harness) -> None:
         if graph.codes("a"):
             break
         graph.fail(graph.node_of("a"), "worker_lost")
+        graph.advance(0.3)
     assert graph.codes("a") == ["worker_lost"]
     graph.check_empty()
 
@@ -196,5 +200,6 @@ def test_deaths_and_free_refusals_cost_no_budget(graph: Harness) -> None:
     graph.up("w0", slots=1)
     for _ in range(20):
         graph.fail(graph.node_of("a"), "worker_lost")
+        graph.advance(0.3)
     graph.done(graph.node_of("a"))
     assert graph.codes("a") == [""]

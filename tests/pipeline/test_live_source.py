@@ -29,6 +29,22 @@ def test_completions_then_due_timers_then_arrivals() -> None:
     assert kinds == [NodeDone, Timer, Arrive]
 
 
+def test_whoever_waits_for_a_dispatch_waits_until_the_next_poll() -> None:
+    source = LiveSource(ManualClock())
+    over: list[bool] = []
+    drain = Drain(worker=WorkerId("w"))
+    waiter = threading.Thread(target=lambda: over.append(source.post_and_wait(drain, 10.0)))
+    waiter.start()
+    while source() is not drain:
+        pass
+    assert not over
+    source.post(done(1))
+    source()
+    waiter.join(10.0)
+    assert over == [True]
+    assert source.post_and_wait(Drain(worker=WorkerId("w")), 0.0) is False
+
+
 def test_arrivals_do_not_starve() -> None:
     source = LiveSource(ManualClock())
     for n in range(3 * FAIR_AFTER):

@@ -102,7 +102,11 @@ def trouble(spec: PipelineSpec, path: Path, seed: int) -> dict[str, int]:
     assert pipeline.stop(5.0)
     plane = pipeline.plane
     assert (plane.jobs, plane.running, plane.fleet.reservations, plane.broken) == ({}, {}, {}, 0)
-    assert {kind for kind, _ in pipeline.source.pending()} <= {"breaker", "quarantine"}
+    assert {kind for kind, _ in pipeline.source.pending()} <= {
+        "breaker",
+        "quarantine",
+        "refusing",
+    }
     for worker in inner:
         worker.stop(1.0)
     return ends

@@ -88,6 +88,19 @@ def test_engines_come_and_go(server: Serving) -> None:
         assert client.delete(f"{ENGINES}/sim-0?drain=perhaps").status_code == 400
 
 
+def test_an_engine_on_a_lease_stays_while_it_is_heard_from(server: Serving) -> None:
+    with server.client(ADMIN) as client:
+        body = {"instance_id": "guest", "model_name": "other", "engine": "sim"}
+        assert client.post(ENGINES, json={**body, "lease_s": 60}).status_code == 201
+        beat = client.post(f"{ENGINES}/guest/heartbeat")
+        assert beat.json() == {"instance_id": "guest", "lease_s": 60.0}
+        assert client.post(f"{ENGINES}/sim-0/heartbeat").status_code == 404  # it has no lease
+        assert client.post(f"{ENGINES}/nobody/heartbeat").status_code == 404
+        assert client.delete(f"{ENGINES}/guest?drain=false").status_code == 200
+        refused = client.post(ENGINES, json={**body, "lease_s": 0})
+        assert refused.status_code == 400
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

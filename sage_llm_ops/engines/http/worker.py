@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, final
 
-from sage_llm_ops.engines.base import Uplink
+from sage_llm_ops.engines.base import Sign, Uplink
 from sage_llm_ops.engines.http.options import options_of
 from sage_llm_ops.engines.http.same_tokens import check_hash
 from sage_llm_ops.engines.http.session import Session
@@ -72,10 +72,14 @@ class HttpWorker:
         if session is not None and self._post(session.end, ""):
             session.gone.wait(timeout_s)
 
-    def kill(self) -> None:
+    def kill(self, reason: str = "killed on request") -> None:
         session = self._session
         if session is not None:
-            self._post(session.end, "killed on request")
+            self._post(session.end, reason)
+
+    def probe(self) -> Sign | None:
+        """Its session asks after the server's health itself."""
+        return None
 
     def describe(self) -> dict[str, Any]:
         session = self._session

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sage_llm_ops.core.requests import as_request
+from sage_llm_ops.core.requests import as_request, is_traceparent
 from sage_llm_ops.engines.tokenizers import ByteTokenizer
 from sage_llm_ops.service.gateway.errors import HttpError
 from sage_llm_ops.service.gateway.openai import ChatBody, CompletionBody, EmbeddingBody
@@ -140,7 +140,13 @@ def _fields(call: Call, body: ChatBody | CompletionBody | EmbeddingBody) -> dict
         "priority": _priority(headers, body.priority),
         "slo_deadline_ms": _number(headers, "x-slo-ms", body.slo_deadline_ms),
         "timeout_ms": body.timeout_ms,
+        "trace": _trace(headers.get("traceparent", "")),
     }
+
+
+def _trace(given: str) -> str:
+    """One that cannot be read is as if it had not come: so the standard wants it."""
+    return given if is_traceparent(given) else ""
 
 
 def _priority(headers: Mapping[str, str], given: int | str | None) -> Any:
@@ -195,7 +201,6 @@ async def accept(
                 )
             else:
                 request = as_request(metadata, wanted.model, tokenizer)
-            # `Request.trace` goes here: call.request.headers.get("traceparent")
             _fit(gateway, wanted, request)
             handles.append(gateway.plane.submit_request(request, tokenizer))
             if number % 64 == 63:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from sage_llm_ops.core.control_plane import describe
+from sage_llm_ops.core.describe import describe
 from sage_llm_ops.engines.registry import ENGINES
 from sage_llm_ops.service.gateway.bodies import read_body
 from sage_llm_ops.service.gateway.errors import HttpError
@@ -39,6 +39,8 @@ class EngineBody(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults
     pipeline_parallel_size: Size = 1
     max_concurrency: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     options: dict[str, Any] = {}
+    lease_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    """It leaves the fleet unless a heartbeat comes at least so often; without it, it stays."""
 
 
 _read = msgspec.json.Decoder(EngineBody).decode
@@ -53,6 +55,7 @@ async def register(gateway: Gateway, call: Call) -> Answer:
     """Start one more. It takes requests once it is up: `health` in the list says when."""
     body = read_body(EngineBody, _read, call.request.body)
     fields = msgspec.structs.asdict(body)
+    lease_s = fields.pop("lease_s")
     if body.instance_id in gateway.plane.instances:
         raise HttpError(
             409,
@@ -65,10 +68,20 @@ async def register(gateway: Gateway, call: Call) -> Answer:
         raise _bad(UnknownName("engine", body.engine, ENGINES, key="engine"))
     try:
         instance = ExecutionInstance(**fields)
-        await asyncio.to_thread(gateway.plane.register, instance)
+        if lease_s is None:
+            await asyncio.to_thread(gateway.plane.register, instance)
+        else:
+            await asyncio.to_thread(gateway.plane.register_leased, instance, lease_s)
     except ConfigError as error:
         raise _bad(error) from None
     return json_answer(_row(gateway, body.instance_id), 201)
+
+
+async def heartbeat(gateway: Gateway, call: Call) -> Answer:
+    """Renew a lease; says how long it holds."""
+    identity = _known(gateway, call)
+    lease_s = gateway.plane.heartbeat(identity)
+    return json_answer({"instance_id": identity, "lease_s": lease_s})
 
 
 async def drain(gateway: Gateway, call: Call) -> Answer:

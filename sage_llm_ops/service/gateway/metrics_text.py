@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from sage_llm_ops.core.control_plane import describe
+from sage_llm_ops.core.describe import describe
 from sage_llm_ops.telemetry.histogram import Histogram
 from sage_llm_ops.telemetry.metrics import Tally
 

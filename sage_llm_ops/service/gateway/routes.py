@@ -127,6 +127,15 @@ ROUTES = (
     ),
     Route(
         "POST",
+        "/v1/management/engines/{instance_id}/heartbeat",
+        management.heartbeat,
+        "Renew the lease of an engine",
+        answer=dict,
+        admin=True,
+        errors=(404,),
+    ),
+    Route(
+        "POST",
         "/v1/management/engines/{instance_id}/drain",
         management.drain,
         "Give an engine nothing new",

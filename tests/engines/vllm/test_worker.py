@@ -111,7 +111,18 @@ def test_kill_leaves_nothing(fleet: tuple[RecordingUplink, list[Worker]], number
     assert (len(family) > 1) == (CORES[number] == "async")
     worker.submit(node(5000 + number, 400))
     uplink.wait(lambda up: up.events(5000 + number))
+    made = {path for each in family for path in _left_behind(each)}
+    assert any("psm_" in path for path in made) == (CORES[number] == "async")
     os.kill(head.pid, signal.SIGKILL)
     assert "killed by SIGKILL" in uplink.wait_down(worker.id)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
+    assert not [path for path in made if os.path.exists(path)]
+
+
+def _left_behind(process: psutil.Process) -> set[str]:
+    """Shared memory that it maps, and its temporary folder."""
+    lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+    mapped = {line.split()[-1] for line in lines if "/dev/shm/psm_" in line}
+    folder = process.environ().get("TMPDIR", "")
+    return mapped | ({folder} if "sllo-tmp-" in folder else set())

@@ -32,6 +32,9 @@ log = logging.getLogger("sage_llm_ops.engines.http")
 RETRY_S, RETRY_MOST_S = 0.1, 2.0
 """How soon a server that does not answer yet is asked again; doubled each time."""
 
+BREAKING_S = 1.0
+"""How long the connections of a server that is gone may take to notice."""
+
 
 class Session:
     """Reports to the uplink; `ended(reason)` is called once, an empty reason where it was told to
@@ -61,6 +64,7 @@ class Session:
         self._over = asyncio.Event()
         self._asking = asyncio.Lock()
         self._strikes = 0
+        self._broken = False
 
     async def run(self) -> None:
         """The whole life."""
@@ -68,10 +72,15 @@ class Session:
         try:
             await self._over.wait()
         finally:
-            tasks = [watching, *(task for task, _ in self._nodes.values())]
+            watching.cancel()
+            tasks = [task for task, _ in self._nodes.values()]
+            # A stream that has just broken is closing what else of its pool is broken, and would
+            # leave that open if it were cancelled in the middle; the other streams go on.
+            if tasks and self._broken:
+                await asyncio.wait(tasks, timeout=BREAKING_S)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(watching, *tasks, return_exceptions=True)
             if self._server is not None:
                 await self._server.close()
             self.gone.set()
@@ -233,6 +242,7 @@ class Session:
             try:
                 why = await server.ill()
             except httpx.ConnectError as error:
+                self._broken = True
                 return self.end(f"{options.url} is gone: {error}")
             except httpx.HTTPError as error:
                 why = f"health check: {error!r}"

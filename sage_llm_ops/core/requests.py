@@ -222,7 +222,7 @@ def _buffer(ids: Sequence[int], identity: RequestId) -> bytes:
     return array.astype("<i4").tobytes()
 
 
-_TRACEPARENT = re.compile(
+TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sage_llm_ops.engines.base import Tokenizer
 from sage_llm_ops.engines.tokenizers import estimate
+from sage_llm_ops.engines.tokenizers.stops import stop_at
 from sage_llm_ops.pipeline.loop_bridge import LoopBridge
 from sage_llm_ops.types.errors import IntegrityError, failure
 from sage_llm_ops.types.events import Outcome
@@ -130,9 +131,7 @@ class RequestHandle:
             return ""
         skip = self.request.sampling.skip_special_tokens
         text = self._tokenizer.decode(self.tokens, skip_special_tokens=skip)
-        cuts = [text.find(stop) for stop in self.request.sampling.stop]
-        found = [cut for cut in cuts if cut >= 0]
-        return text[: min(found)] if found else text
+        return text[: stop_at(text, self.request.sampling.stop)]
 
     def outcome(self) -> RequestResult:
         """The result of an ended request, or its error raised."""

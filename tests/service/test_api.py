@@ -12,8 +12,11 @@ import httpx
 import pytest
 
 from sage_llm_ops.config.gateway import GatewayConfig
+from sage_llm_ops.core.control_plane import ControlPlane
+from sage_llm_ops.core.defaults import serving as serving_spec
 from sage_llm_ops.service.gateway.metrics_text import METRICS, PREFIX
 from sage_llm_ops.testing import HeldFleet
+from sage_llm_ops.types.instances import ExecutionInstance
 from tests.service.serving import MODEL, Serving, chat, error_of, events, held, sim
 
 CHAT = "/v1/chat/completions"
@@ -283,6 +286,41 @@ def test_headers_say_priority_tenant_and_objective() -> None:
         assert (seen.priority, seen.slo_ms, seen.tenant, seen.timeout_s) == (3, 9.0, "u", 5.0)
         bad = client.post(CHAT, json=chat(), headers={"x-slo-ms": "soon"})
         assert (bad.status_code, error_of(bad)["param"]) == (400, "x-slo-ms")
+
+
+def test_a_trace_goes_on_and_a_broken_one_ends_no_request() -> None:
+    good = f"00-{'1' * 32}-{'2' * 16}-01"
+    with held() as (serving, fleet), serving.client() as client:
+        assert _request_of(serving, fleet, client, {"traceparent": good}).trace == good
+        assert _request_of(serving, fleet, client, {"traceparent": "00-x"}).trace == ""
+
+
+def test_an_instance_answers_to_its_aliases() -> None:
+    instance = ExecutionInstance("w0", model_name="m", engine="sim", aliases=["gpt-9"])
+    plane = ControlPlane(serving_spec(instances=(instance,)))
+    plane.start()
+    try:
+        with Serving(plane, GatewayConfig(port=0)) as serving, serving.client() as client:
+            cards = client.get("/v1/models").json()["data"]
+            assert [card["id"] for card in cards] == ["m", "gpt-9"]
+            body = {**chat(max_tokens=1), "model": "gpt-9"}
+            assert client.post(CHAT, json=body).json()["model"] == "gpt-9"
+            del body["model"]
+            assert client.post(CHAT, json=body).json()["model"] == "m"
+    finally:
+        plane.stop(0.0)
+
+
+def test_token_ids_are_refused_where_nobody_has_any() -> None:
+    instance = ExecutionInstance("far", model_name="m", host="127.0.0.1", port=1)
+    plane = ControlPlane(serving_spec(instances=(instance,)), make=HeldFleet())
+    plane.start()
+    try:
+        with Serving(plane, GatewayConfig(port=0)) as serving, serving.client() as client:
+            refused = client.post(CHAT, json={**chat(return_token_ids=True), "model": "m"})
+            assert (refused.status_code, error_of(refused)["param"]) == (400, "return_token_ids")
+    finally:
+        plane.stop(0.0)
 
 
 def _request_of(serving, fleet: HeldFleet, client, headers, **more):  # type: ignore[no-untyped-def]

@@ -165,7 +165,7 @@ def test_a_client_who_takes_nothing_is_cut_and_its_request_ends() -> None:
                         worker.say("r", [65] * 2000)
                     except KeyError:
                         break  # it was cancelled just now
-        with pytest.raises(Exception, match="cancel"):
+        with pytest.raises(Exception, match=r"cancel|reader is \d+ tokens behind"):
             handle.result(10)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sage_llm_ops.service.gateway.catalogue import names
 from sage_llm_ops.service.gateway.errors import HttpError
 from sage_llm_ops.service.gateway.messages import Answer, json_answer
 from sage_llm_ops.service.gateway.metrics_text import KIND, metrics_text
@@ -77,10 +78,9 @@ async def model(gateway: Gateway, call: Call) -> Answer:
 
 
 def _cards(gateway: Gateway) -> list[ModelCard]:
-    names = dict.fromkeys(i.model_name for i in list(gateway.plane.instances.values()))
     return [
-        ModelCard(id=n, created=gateway.created, max_model_len=gateway.model_len(n) or None)
-        for n in names
+        ModelCard(id=name, created=gateway.created, max_model_len=gateway.model_len(name) or None)
+        for name in names(gateway.plane)
     ]
 
 

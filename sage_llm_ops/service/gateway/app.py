@@ -16,6 +16,7 @@ from sage_llm_ops.config.gateway import GatewayConfig
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.requests import new_id
 from sage_llm_ops.service.gateway.auth import Keys
+from sage_llm_ops.service.gateway.catalogue import serving, shortest
 from sage_llm_ops.service.gateway.connection import Connection
 from sage_llm_ops.service.gateway.errors import HttpError, error_answer
 from sage_llm_ops.service.gateway.messages import Answer, HttpRequest
@@ -77,8 +78,7 @@ class Gateway:
             raise HttpError(
                 503, f"the control plane is {self.status}; try again", code="not_running"
             )
-        instances = list(self.plane.instances.values())
-        mine = [i for i in instances if i.model_name == model]
+        mine = serving(self.plane, model)
         if not any(i.health_status == "healthy" for i in mine):
             names = ", ".join(i.instance_id for i in mine)
             raise HttpError(
@@ -90,13 +90,7 @@ class Gateway:
 
     def model_len(self, model: str) -> int:
         """The longest sequence that each engine of this model takes; 0 while none has said."""
-        hands = self.plane.pipeline.hands
-        lengths = [
-            hello.capabilities.max_model_len
-            for worker, hello in list(hands.hellos.items())
-            if worker in hands.workers and hands.workers[worker].instance.model_name == model
-        ]
-        return min((length for length in lengths if length), default=0)
+        return shortest(self.plane, serving(self.plane, model))
 
     # -- `Application` ------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import msgspec
 
 from sage_llm_ops.core.requests import as_request, is_traceparent
 from sage_llm_ops.engines.tokenizers import ByteTokenizer
+from sage_llm_ops.service.gateway.catalogue import models, names
 from sage_llm_ops.service.gateway.errors import HttpError
 from sage_llm_ops.service.gateway.openai import ChatBody, CompletionBody, EmbeddingBody
 from sage_llm_ops.types.errors import RequestError
@@ -58,26 +59,28 @@ class Order:
     """Of `RequestMetadata`: priority, tenant, deadlines."""
     limited: bool
     """Whether the client itself said `max_tokens`."""
+    wants_ids: bool = False
 
 
 def served_model(gateway: Gateway, name: str | None) -> str:
     """The model that a name means here; 404, or what `unknown_model` says, for an unknown one."""
     plane, config = gateway.plane, gateway.config
-    served = list(dict.fromkeys(i.model_name for i in list(plane.instances.values())))
-    if name in served:
+    every = names(plane)
+    if name in every:
         return name
     if name is not None and config.unknown_model == "alias":
         name = config.alias_model
-        if name in served:
+        if name in every:
             return name
     if name is not None:
-        known = ", ".join(map(repr, served)) or "none"
+        known = ", ".join(map(repr, every)) or "none"
         raise HttpError(
             404,
             f"model {name!r} is not served here; models here: {known}",
             code="model_not_found",
             param="model",
         )
+    served = models(plane)
     if len(served) == 1:
         return served[0]
     if not served:
@@ -96,10 +99,11 @@ def order(
     """Everything but the prompt."""
     model = served_model(gateway, body.model)
     gateway.check_serving(model)
-    sampling, limited = None, True
-    if not isinstance(body, EmbeddingBody):
-        sampling, limited = _sampling(gateway, body)
-    return Order(model, sampling, task, _fields(call, body), limited)
+    fields = _fields(call, body)
+    if isinstance(body, EmbeddingBody):
+        return Order(model, None, task, fields, limited=True)
+    sampling, limited = _sampling(gateway, body)
+    return Order(model, sampling, task, fields, limited, wants_ids=bool(body.return_token_ids))
 
 
 def _sampling(gateway: Gateway, body: ChatBody | CompletionBody) -> tuple[SamplingParams, bool]:
@@ -212,7 +216,16 @@ async def accept(
 
 
 def _fit(gateway: Gateway, wanted: Order, request: Request) -> None:
-    """Too long a prompt is refused; a default of ours gives way to it."""
+    """Too long a prompt is refused, and so are ids where there are none; a default of ours gives way
+    to the prompt."""
+    if wanted.wants_ids and request.estimated:
+        raise HttpError(
+            400,
+            f"return_token_ids=true: nobody here has the tokenizer of {wanted.model!r}, whose "
+            "server answers with text; leave it out",
+            code="unsupported_parameter",
+            param="return_token_ids",
+        )
     most = gateway.config.max_prompt_tokens
     if most is not None and request.n_prompt > most:
         raise HttpError(
@@ -222,7 +235,7 @@ def _fit(gateway: Gateway, wanted: Order, request: Request) -> None:
             code="context_length_exceeded",
             param="messages" if wanted.limited is False else "prompt",
         )
-    if not wanted.limited:
+    if not wanted.limited and not request.estimated:
         room = gateway.model_len(wanted.model) - request.n_prompt
         if 0 < room < request.sampling.max_tokens and request.sampling.min_tokens <= room:
             request.sampling = msgspec.structs.replace(request.sampling, max_tokens=room)

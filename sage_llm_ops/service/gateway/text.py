@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import final
 
 from sage_llm_ops.engines.base import TextDecoder
+from sage_llm_ops.engines.tokenizers.stops import stop_at
 
 
 @final
 class StreamedText:
-    """All pieces joined are what `RequestHandle.text` gives at the end: cut before the first stop
-    string. A piece's end that could be the beginning of one is held back until that is certain."""
+    """All pieces joined are what `RequestHandle.text` gives at the end: cut where a stop string
+    was complete first. A piece's end that could be the beginning of one is held back until that
+    is certain."""
 
     def __init__(self, decoder: TextDecoder, stops: Sequence[str]) -> None:
         self._decoder = decoder
@@ -37,10 +39,10 @@ class StreamedText:
         if self._over:
             return ""
         text = self._held + new
-        cuts = [cut for stop in self._stops if (cut := text.find(stop)) >= 0]
-        if cuts:
+        cut = stop_at(text, self._stops)
+        if cut is not None:
             self._over, self._held = True, ""
-            return text[: min(cuts)]
+            return text[:cut]
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

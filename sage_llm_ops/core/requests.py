@@ -229,7 +229,7 @@ TRACEPARENT = re.compile(
 
 def is_traceparent(text: str) -> bool:
     """Whether it has the W3C form."""
-    return _TRACEPARENT.fullmatch(text) is not None
+    return TRACEPARENT.fullmatch(text) is not None
 
 
 def _trace(given: str | None, identity: RequestId) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 
@@ -11,11 +12,15 @@ class Relay:
     """Passes bytes between its own port, which stays the same, and `port` on this machine.
 
     `stop` is what a client sees when the server's process is killed: connections break, new ones are
-    refused.
+    refused. `slow_s` and `garble` spoil what the server says.
     """
 
     def __init__(self, to: int) -> None:
         self.port = 0
+        self.slow_s = 0.0
+        """Every piece comes so much later."""
+        self.garble = 0
+        """So many of the next pieces are noise."""
         self._to = to
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -71,7 +76,7 @@ class Relay:
             back, there = await asyncio.open_connection("127.0.0.1", self._to)
             ways = [
                 asyncio.ensure_future(_pump(reader, there)),
-                asyncio.ensure_future(_pump(back, writer)),
+                asyncio.ensure_future(_pump(back, writer, self._spoilt)),
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -87,8 +92,19 @@ class Relay:
                 if end is not None:
                     end.transport.abort()
 
+    async def _spoilt(self, data: bytes) -> bytes:
+        await asyncio.sleep(self.slow_s)
+        if not self.garble:
+            return data
+        self.garble -= 1
+        return bytes(each ^ 0x55 for each in data)
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+async def _pump(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    through: Callable[[bytes], Awaitable[bytes]] | None = None,
+) -> None:
     while data := await reader.read(65536):
-        writer.write(data)
+        writer.write(data if through is None else await through(data))
         await writer.drain()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sage_llm_ops.testing.vllm_server import vllm_server
 from tests.contract.subjects import LENGTH, MODEL, SUBJECTS, Subject
-from tests.contract.vllm_server import vllm_server
 
 
 @pytest.fixture(scope="module")

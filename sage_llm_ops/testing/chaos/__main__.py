@@ -7,10 +7,13 @@ import os
 import random
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from sage_llm_ops.testing.chaos import ProcessFleet, run
+from sage_llm_ops.testing.chaos import run
+from sage_llm_ops.testing.chaos.served import ServedFleet
 from sage_llm_ops.testing.tiny_model import tiny_model
+from sage_llm_ops.testing.vllm_server import vllm_server
 from sage_llm_ops.types.instances import ExecutionInstance
 
 SMALL = {"kv_cache_memory_bytes": 64 << 20, "max_num_seqs": 16, "max_model_len": 1024}
@@ -33,15 +36,31 @@ def main() -> int:
         folder.mkdir()
         kept.mkdir()
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(kept / "torchinductor")
-        os.environ["TMPDIR"] = os.environ["XDG_RUNTIME_DIR"] = tempfile.tempdir = str(folder)
         instances = [
             ExecutionInstance(f"w{n}", model_name=model, options=SMALL)
             for n in range(given.workers)
         ]
-        report = run(ProcessFleet(instances, kept, "vllm"), folder, 60.0 * given.minutes, seed)
+        with vllm_server(kept, model, SMALL["max_model_len"]) as port:
+            _wait_healthy(port)
+            os.environ["TMPDIR"] = os.environ["XDG_RUNTIME_DIR"] = tempfile.tempdir = str(folder)
+            fleet = ServedFleet(instances, kept, "vllm", port)
+            report = run(fleet, folder, 60.0 * given.minutes, seed)
         tempfile.tempdir = None
     print("\n".join(report.lines()))
     return 1 if report.violations else 0
+
+
+def _wait_healthy(port: int) -> None:
+    import httpx
+
+    end = time.monotonic() + 180.0
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0).is_success:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.5)
+    raise SystemExit(f"vLLM's server at port {port} was not healthy within 180 s")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ class ChaosFleet(Protocol):
     async def inject(self, fault: str, chance: random.Random) -> bool:
         """Do it to somebody; False where nobody was there to do it to."""
 
+    def close(self) -> None:
+        """After the plane has stopped: give back what is held besides it."""
+
 
 class ProcessFleet:
     """Implements `ChaosFleet` over worker processes of one model."""
@@ -81,6 +84,9 @@ class ProcessFleet:
         except ProcessLookupError:
             return False
         return True
+
+    def close(self) -> None:
+        """Its processes were the plane's."""
 
     async def _told(self, worker: Worker, said: str) -> bool:
         """Whether the worker did it within a moment."""

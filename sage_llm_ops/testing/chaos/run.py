@@ -59,6 +59,7 @@ async def _run(fleet: ChaosFleet, folder: Path, report: Report) -> None:
             report.violations.append(f"workers were given up: {plane.given_up}")
     finally:
         await asyncio.to_thread(plane.stop, 10.0)
+        fleet.close()
     report.violations += _ends_told(ledger, [asked.handle for asked in clients.asked])
     report.violations += await _left_behind(before, folder)
     if not report.faults:

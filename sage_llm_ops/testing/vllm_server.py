@@ -55,10 +55,10 @@ def vllm_server(logs: Path, model: str, length: int) -> Iterator[int]:
     said = [f"--{name}={value}" for name, value in options.items()]
     command = [
         sys.executable,
-        script,
-        logs / "nothing",
+        str(script),
+        str(logs / "nothing"),
         "serve",
-        tiny_model(),
+        str(tiny_model()),
         "--enforce-eager",
         *said,
     ]

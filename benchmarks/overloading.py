@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from array import array
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -16,8 +18,7 @@ REFUSALS = frozenset(code for code, kind in BY_CODE.items() if issubclass(kind, 
 
 
 class Offered(NamedTuple):
-    """One request: when it was offered, when it was over, and how; seconds on one clock. A tuple of
-    plain values, which the garbage collector lets alone: tens of thousands are kept."""
+    """One request: when it was offered, when it was over, and how; seconds on one clock."""
 
     at: float
     over: float
@@ -25,14 +26,40 @@ class Offered(NamedTuple):
     """Empty where it completed."""
 
 
+class Account:
+    """What became of so many requests. Its memory is taken when it is made, so that the memory that
+    grows meanwhile is somebody else's."""
+
+    def __init__(self, size: int) -> None:
+        self._at = array("d", [0.0]) * size
+        self._over = array("d", [0.0]) * size
+        self._codes = [""] * size
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def __iter__(self) -> Iterator[Offered]:
+        return map(Offered, self._at, self._over, self._codes)
+
+    def put(self, number: int, at: float, code: str = "") -> None:
+        """The request of this number is over now."""
+        self._at[number], self._over[number] = at, time.perf_counter()
+        self._codes[number] = sys.intern(code)
+
+
 def offer(
-    pipeline: LivePipeline, feed: Iterator[Request], rate: float, seconds: float
+    pipeline: LivePipeline, feed: Iterator[Request], rate: float, account: Account
 ) -> list[Offered]:
-    """Offer `rate` a second for `seconds` from this thread, and wait until all are over; in the order
-    in which they were."""
-    out: list[Offered] = []
+    """Offer `rate` a second from this thread until the account is full, and wait until all are over;
+    in the order in which they were offered."""
+    fill(pipeline, feed, rate, account)
+    return list(account)
+
+
+def fill(pipeline: LivePipeline, feed: Iterator[Request], rate: float, account: Account) -> None:
+    """As `offer`, and the account tells."""
     began = time.perf_counter()
-    for number in range(int(rate * seconds)):
+    for number in range(len(account)):
         wait = began + number / rate - time.perf_counter()
         if wait > 0:
             time.sleep(wait)
@@ -41,20 +68,18 @@ def offer(
         try:
             handle = pipeline.submit(request)
         except Refused as error:
-            out.append(Offered(at, time.perf_counter(), error.code))
+            account.put(number, at, error.code)
         else:
-            handle.subscribe(partial(_note, handle, at, out))
+            handle.subscribe(partial(_note, handle, number, at, account))
     if not pipeline.wait_idle(60.0):
         raise RuntimeError("not everything that was accepted has ended")
-    return out
 
 
-def _note(handle: RequestHandle, at: float, out: list[Offered]) -> None:
+def _note(handle: RequestHandle, number: int, at: float, account: Account) -> None:
     if handle.done():
-        over = time.perf_counter()
         try:
             handle.outcome()
         except RequestError as error:
-            out.append(Offered(at, over, error.code))
+            account.put(number, at, error.code)
         else:
-            out.append(Offered(at, over))
+            account.put(number, at)

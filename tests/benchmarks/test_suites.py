@@ -72,10 +72,12 @@ def test_overload() -> None:
     assert metrics["goodput_share"].n > 0
 
 
-def test_recovery_is_counted_to_the_last_that_did_not_go_as_in_the_calm() -> None:
-    after = [Offered(10.0, 10.5), Offered(10.1, 10.2), Offered(10.2, 10.2, "overloaded")]
-    assert overload.recovery_s(after, 0.3) == pytest.approx(0.2)
-    assert overload.recovery_s([Offered(10.0, 10.1)], 0.3) == 0.0
+def test_recovery_is_counted_to_the_last_half_second_that_did_not_go_as_in_the_calm() -> None:
+    calm = [Offered(10.0 + n / 10, 10.1 + n / 10) for n in range(30)]
+    assert overload.recovery_s(calm, 0.3) == 0.0
+    assert overload.recovery_s([*calm, Offered(10.7, 12.0)], 0.3) == 0.0, "one of many is slow"
+    assert overload.recovery_s([*calm, Offered(10.7, 10.7, "overloaded")], 0.3) == 1.0
+    assert overload.recovery_s([*calm, *[Offered(11.6, 12.6)] * 9], 0.3) == 2.0
 
 
 def test_sim_core() -> None:

@@ -266,15 +266,27 @@ def _is_free(subject: Subject) -> bool:
     return hands.wait_empty(WorkerId("w0"), WAIT_S) and not hands.handles
 
 
+def _partial(handle: RequestHandle) -> tuple[int, ...] | None:
+    """What a cancelled one had made; None where it completed."""
+    try:
+        handle.result(WAIT_S)
+    except RequestCancelled as cancelled:
+        return cancelled.partial
+    return None
+
+
 def test_cancel_frees_the_place(subject: Subject) -> None:
-    long = [submit(subject, f"{PROMPT} {number}", n=900) for number in range(8)]
+    """On a busy machine some may be done before they are told; the last in the queue is not."""
+    long = [submit(subject, f"{PROMPT} {number}", n=900) for number in range(48)]
     _first_token(long[0])
-    for handle in long:
-        assert subject.plane.cancel(handle.request_id)
-    for handle in long:
-        with pytest.raises(RequestCancelled) as cancelled:
-            handle.result(WAIT_S)
-        assert len(cancelled.value.partial) == len(handle.tokens)
+    asked = [subject.plane.cancel(handle.request_id) for handle in long]
+    ends = [_partial(handle) for handle in long]
+    assert asked[-1] and ends[-1] is not None
+    for handle, running, partial in zip(long, asked, ends, strict=True):
+        if partial is None:
+            assert handle.outcome().finish_reason in ("length", "stop")
+        else:
+            assert running and len(partial) == len(handle.tokens)
     assert run(subject).text
     assert _is_free(subject)
 

@@ -112,7 +112,7 @@ def test_kill_leaves_nothing(fleet: tuple[RecordingUplink, list[Worker]], number
     worker.submit(node(5000 + number, 400))
     uplink.wait(lambda up: up.events(5000 + number))
     made = {path for each in family for path in _left_behind(each)}
-    assert any("psm_" in path for path in made) == (CORES[number] == "async")
+    assert any("sllo-tmp-" in path for path in made), made  # and now and then a psm_ segment
     os.kill(head.pid, signal.SIGKILL)
     assert "killed by SIGKILL" in uplink.wait_down(worker.id)
     _, alive = psutil.wait_procs(family, timeout=10)

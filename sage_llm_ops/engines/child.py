@@ -28,11 +28,20 @@ TAIL_LINES = 15
 _SUN_PATH = 107
 """Longest path that fits the kernel's socket address."""
 
-ENTRY = (sys.executable, "-m", "sage_llm_ops.engines.host")
+
+def entry(python: str = "") -> tuple[str, ...]:
+    """Command line of a worker under our interpreter, or under another environment's."""
+    return python or sys.executable, "-m", "sage_llm_ops.engines.host"
 
 
-def child_environment(base: dict[str, str], extra: dict[str, str]) -> dict[str, str]:
-    """What a worker process sees: ours, the few settings engines need, then the caller's."""
+def child_environment(
+    base: dict[str, str], extra: dict[str, str], *, elsewhere: object = False
+) -> dict[str, str]:
+    """What a worker process sees: ours, the few settings engines need, then the caller's.
+
+    `elsewhere`: it runs in another environment, which has its own copy of us. Our place on its path
+    could be a whole site-packages, which would hide its own.
+    """
     env = dict(base)
     env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_memory_bytes, in whole GiB
     # vLLM imports 5,700 modules: 7 s with their bytecode, 16 s without (two cores), and a worker is
@@ -53,8 +62,10 @@ def child_environment(base: dict[str, str], extra: dict[str, str]) -> dict[str, 
         VLLM_NO_USAGE_STATS="1",
         VLLM_LOGGING_LEVEL=base.get("VLLM_LOGGING_LEVEL", "WARNING"),
     )
-    root = str(Path(sage_llm_ops.__file__).parent.parent)
-    env["PYTHONPATH"] = os.pathsep.join(part for part in (root, base.get("PYTHONPATH", "")) if part)
+    if not elsewhere:
+        root = str(Path(sage_llm_ops.__file__).parent.parent)
+        path = (root, base.get("PYTHONPATH", ""))
+        env["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     env.update(extra)
     return env
 
@@ -69,7 +80,7 @@ class Child:
         *,
         log: Path | None,
         env: dict[str, str],
-        entry: Sequence[str] = ENTRY,
+        command: Sequence[str],
     ) -> None:
         self.incarnation = incarnation
         self.linked = False
@@ -85,7 +96,7 @@ class Child:
         self.pidfd = -1
         self.socket: Any = None
         self.log_path = log
-        self._spec, self._entry, self._env = spec, entry, env
+        self._spec, self._command, self._env = spec, command, env
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._log_start = 0
@@ -173,7 +184,7 @@ class Child:
             temporary=self._temporary,
         )
         process = subprocess.Popen(
-            self._entry,
+            self._command,
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,

@@ -12,7 +12,7 @@ from typing import Any
 
 from sage_llm_ops.engines import wire
 from sage_llm_ops.engines.base import Sign, Uplink
-from sage_llm_ops.engines.child import ENTRY, Child, child_environment
+from sage_llm_ops.engines.child import Child, child_environment, entry
 from sage_llm_ops.engines.host import HostSpec
 from sage_llm_ops.engines.hub import Hub
 from sage_llm_ops.types.errors import IntegrityError, ProtocolError
@@ -40,7 +40,8 @@ START_TIMEOUT_S = 180.0
 class ProcessWorker:
     """Implements `Worker` over a child process, ZeroMQ ipc between them.
 
-    `entry` replaces the child's command line (a test seam). `log` is where the child's output goes;
+    `python` is the interpreter of another environment, which has sage-llm-ops as well. `command`
+    replaces the child's command line (a test seam). `log` is where the child's output goes;
     without it, into an anonymous file that lives as long as the child.
     """
 
@@ -55,7 +56,8 @@ class ProcessWorker:
         log: str | os.PathLike[str] | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
         environment: dict[str, str] | None = None,
-        entry: Sequence[str] = ENTRY,
+        python: str = "",
+        command: Sequence[str] = (),
         hub: Hub | None = None,
     ) -> None:
         self.id = WorkerId(instance.instance_id)
@@ -81,7 +83,8 @@ class ProcessWorker:
         )
         self._log = None if log is None else Path(log)
         self._environment = dict(environment or {})
-        self._entry = tuple(entry)
+        self._python = python
+        self._command = tuple(command) or entry(python)
         self._hub = hub
         self._child: Child | None = None
         self._asked = self._answered = 0
@@ -104,8 +107,8 @@ class ProcessWorker:
                 self.incarnation,
                 self._spec,
                 log=self._log,
-                env=child_environment(dict(os.environ), self._environment),
-                entry=self._entry,
+                env=child_environment(dict(os.environ), self._environment, elsewhere=self._python),
+                command=self._command,
             )
             child = self._child
         (self._hub or Hub.shared()).add(child, self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ ENGINES: Registry[BaseEngine] = Registry(
     {
         "sim": "sage_llm_ops.engines.sim.engine:SimEngine",
         "vllm": "sage_llm_ops.engines.vllm.engine:VllmEngine",
+        "lmdeploy": "sage_llm_ops.engines.lmdeploy.engine:LmdeployEngine",
     },
 )
 """With those of plug-ins. A name with a colon, `package.module:Class`, is an engine of your own."""
@@ -130,7 +132,7 @@ def make_worker(
         return inline
     from sage_llm_ops.engines.process import START_TIMEOUT_S, ProcessWorker
 
-    make_engine(engine, options)
+    python = _interpreter(make_engine(engine, options))
     return ProcessWorker(
         instance,
         uplink,
@@ -139,4 +141,14 @@ def make_worker(
         tokenizer_hash=tokenizer_hash,
         log=log,
         start_timeout_s=START_TIMEOUT_S if start_timeout_s is None else start_timeout_s,
+        python=python,
     )
+
+
+def _interpreter(engine: BaseEngine) -> str:
+    if engine.python and shutil.which(engine.python) is None:
+        raise ConfigError(
+            f"option python={engine.python!r} of engine {engine.name!r} is no program: give the path "
+            "of the interpreter of the environment that the engine is installed in"
+        )
+    return engine.python

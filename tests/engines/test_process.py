@@ -286,13 +286,13 @@ def _child(code: str) -> list[str]:
 def test_children_that_misbehave(
     make: MakeWorker, uplink: RecordingUplink, code: str, words: str
 ) -> None:
-    worker = make(entry=_child(code), start_timeout_s=1.0)
+    worker = make(command=_child(code), start_timeout_s=1.0)
     worker.start()
     assert words in uplink.wait_down("w")
 
 
 def test_no_such_program(make: MakeWorker, uplink: RecordingUplink) -> None:
-    worker = make(entry=["/nonexistent/python"])
+    worker = make(command=["/nonexistent/python"])
     worker.start()
     assert "could not start" in uplink.wait_down("w")
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from sage_llm_ops.engines.base import BaseEngine, Tokenizer
 from sage_llm_ops.engines.options import parse_options
 from sage_llm_ops.engines.tokens import unpack
+from sage_llm_ops.engines.unfit import unfit
 from sage_llm_ops.engines.vllm.core import Core
 from sage_llm_ops.engines.vllm.nodes import NodeTable, rejected
 from sage_llm_ops.engines.vllm.options import VllmOptions, complete
@@ -143,7 +144,7 @@ class VllmEngine(BaseEngine):
 
     def submit(self, node: PlanNode) -> None:
         core = self._running_core()
-        refused = self._unfit(node, ids := _ids(node))
+        refused = unfit(node, ids := _ids(node), self._capabilities, self._vocabulary)
         if refused is not None:
             self._out.append(Failed(node.id, "invalid_request", refused))
             return
@@ -156,31 +157,6 @@ class VllmEngine(BaseEngine):
             self._out.append(rejected(node, error))
             return
         self._out.append(Accepted(node.id))
-
-    def _unfit(self, node: PlanNode, ids: list[int]) -> str | None:
-        """What vLLM would not refuse in a sentence, or not at all: a negative id crashes a step."""
-        if node.kind != "fused":
-            return f"node kind {node.kind!r}: this engine runs 'fused' nodes"
-        if node.task not in self._capabilities.tasks:
-            offered = ", ".join(self._capabilities.tasks)
-            return f"task {node.task!r}: this worker's model offers {offered}"
-        if node.lora and node.lora not in self._adapters:
-            return (
-                f"adapter {node.lora!r}: this worker has {', '.join(self._adapters) or 'none'}; "
-                "name it in its lora_modules"
-            )
-        if not ids:
-            return "the prompt is empty: send at least one token"
-        wrong = next((token for token in ids if not 0 <= token < self._vocabulary), None)
-        if wrong is not None:
-            return f"token id {wrong} is outside the vocabulary of {self._vocabulary}"
-        room = self._capabilities.max_model_len - (node.task == "generate")
-        if len(ids) > room:
-            return (
-                f"the prompt has {len(ids)} tokens, this worker takes {room} "
-                f"(max_model_len {self._capabilities.max_model_len}): shorten it"
-            )
-        return None
 
     @staticmethod
     def _params(node: PlanNode) -> Any:

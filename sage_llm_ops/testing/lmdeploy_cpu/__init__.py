@@ -7,3 +7,5 @@ engine below, `sage_llm_ops.testing...`, in full.
 
 CPU_LMDEPLOY = f"{__name__}.engine:CpuLmdeployEngine"
 """Its name for `make_engine` and `ExecutionInstance.engine`."""
+TURBOMIND_HARNESS = f"{__name__}.turbomind:TurbomindHarness"
+"""TurboMind's Python layer and types without its C++ engine."""

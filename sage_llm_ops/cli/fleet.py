@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sage_llm_ops.types.instances import ExecutionInstance
     from sage_llm_ops.types.pipelines import PipelineSpec
 
 TINY = "tiny"
@@ -36,7 +37,7 @@ def with_fleet(
                     "change the file",
                     file=spec.file,
                 )
-        return spec
+        return dataclasses.replace(spec, instances=tuple(map(_with_tiny, spec.instances)))
     chosen = engine or default_engine()
     engine_class(chosen)  # a wrong name is refused before anything else is asked for
     name = model_name(chosen, model)
@@ -46,6 +47,16 @@ def with_fleet(
         for n in range(instances or 1)
     )
     return dataclasses.replace(spec, instances=fleet)
+
+
+def _with_tiny(instance: ExecutionInstance) -> ExecutionInstance:
+    """Where a file's instance serves the tiny model, its directory."""
+    if instance.model_name != TINY or instance.engine == "sim" or "model" in instance.options:
+        return instance
+    from sage_llm_ops.testing.tiny_model import tiny_model
+
+    options = {**instance.options, "model": str(tiny_model())}
+    return dataclasses.replace(instance, options=options)
 
 
 def model_name(engine: str, model: str | None) -> str:

@@ -15,7 +15,7 @@ OUT ?= bench-out/$(SUITE)-$(PRESET).json
 CHAOS_MINUTES ?= 3
 CHAOS_SEED ?=
 
-.PHONY: help preflight bootstrap demo check test bench chaos lock format clean
+.PHONY: help preflight bootstrap lmdeploy demo check test bench chaos lock format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +26,9 @@ preflight: ## can this machine take the install? Every check, with what mends it
 bootstrap: ## make .venv what the lock says (every target below does it first)
 	@$(or $(PYTHON),python3) tools/bootstrap.py
 
+lmdeploy: bootstrap ## make .venv-lmdeploy, in which LMDeploy's workers and tests run (CPU build only)
+	@$(or $(PYTHON),python3) tools/lmdeploy_env.py
+
 demo: bootstrap ## serve requests on this machine, and show why each went where it went (MODEL=name, ARGS="...")
 	@$(BIN)/sage-llm-ops demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
@@ -35,10 +38,12 @@ check: bootstrap ## ruff, mypy --strict, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-test: check ## check, then pytest (ARGS="tests/types -k name")
+# Without ARGS also the tests that look inside LMDeploy, in its environment.
+test: check lmdeploy ## check, then pytest (ARGS="tests/types -k name")
 	@$(BIN)/python -m pytest $(ARGS)
+	@test -n "$(ARGS)" -o ! -e .venv-lmdeploy || .venv-lmdeploy/bin/python -m pytest tests/engines/lmdeploy
 
-bench: bootstrap ## one benchmark suite: SUITE=name [PRESET=ci|full] [OUT=file]
+bench: bootstrap $(if $(filter engines,$(SUITE)),lmdeploy) ## one benchmark suite: SUITE=name [PRESET=ci|full] [OUT=file]
 	@test -n "$(SUITE)" || { echo "name a suite: make bench SUITE=name; suites:"; ls benchmarks/suites; exit 2; }
 	@mkdir -p $(dir $(OUT))
 	@$(BIN)/python benchmarks/runner.py --suite $(SUITE) --preset $(PRESET) --out $(OUT) $(ARGS)
@@ -54,7 +59,7 @@ lock: bootstrap ## compile locks/*.txt again (UPGRADE=1: newest versions within 
 	@$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
 
 # The stamp goes first: an interrupted clean must not leave half an environment that looks whole.
-clean: ## remove .venv, .demo and caches, nothing else
-	@rm -f .venv/sage-llm-ops.json
-	@rm -rf .venv .venv-bootstrap.log .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove .venv, .venv-lmdeploy, .demo and caches, nothing else
+	@rm -f .venv/sage-llm-ops.json .venv-lmdeploy/sage-llm-ops.json
+	@rm -rf .venv .venv-lmdeploy .venv-bootstrap.log .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,7 +23,7 @@ import interpreter
 import pip_settings
 import preflight
 import stamp
-from builds import Choice, UnknownBuild, choose
+from builds import Build, Choice, UnknownBuild, choose
 from machine import measure
 from phases import PhaseFailed, Phases, size_of
 
@@ -31,6 +31,7 @@ UV = "uv==0.13.8"  # --excludes and `pip sync` as used here; raise it together w
 ROOT = preflight.ROOT
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+UV_PROGRAM = VENV / "bin" / "uv"
 # Outside .venv, which may be removed. It is the lock file as well.
 LOG = ROOT / ".venv-bootstrap.log"
 TAIL_LINES = 20
@@ -48,7 +49,7 @@ def main() -> int:
         if done is None:
             signal.signal(signal.SIGTERM, _interrupt)
             with open(str(LOG), "a+b") as log:
-                _exclusive(log)
+                exclusive(log)
                 done = stamp.current(ROOT, VENV, os.environ)
                 if done is None:
                     install(log)
@@ -62,17 +63,21 @@ def main() -> int:
         print(error)
         return 2
     except PhaseFailed as failure:
-        print("\n".join(failure.output.strip().splitlines()[-TAIL_LINES:]))
-        print("\n%s; the whole log: %s" % (failure, LOG.name))
+        report(failure)
         print("next step: " + next_step(failure.output))
         return 1
+
+
+def report(failure: PhaseFailed) -> None:
+    print("\n".join(failure.output.strip().splitlines()[-TAIL_LINES:]))
+    print("\n%s; the whole log: %s" % (failure, LOG.name))
 
 
 def _interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _exclusive(log: IO[bytes]) -> None:
+def exclusive(log: IO[bytes]) -> None:
     """Held until this process and its children are gone; a dead holder leaves nothing behind."""
     try:
         import fcntl
@@ -151,15 +156,19 @@ def _make_venv(
 def _install_packages(phases: Phases, choice: Choice, env: Dict[str, str]) -> None:
     pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input"]
     phases.run("install " + UV, [*pip, "install", UV], env)
+    install_lock(phases, choice.build, PYTHON, env)
+
+
+def install_lock(phases: Phases, build: Build, python: Path, env: Dict[str, str]) -> None:
+    """What the build's lock says, and the project, into the environment of `python`."""
     settings = pip_settings.forward(pip_settings.read(str(PYTHON), env), env)
     uv_env = {**env, **settings.env}
-    uv = [str(VENV / "bin" / "uv"), "pip"]
-    common = ["--python", str(PYTHON), *settings.flags]
-    lock = choice.build.lock
-    count = sum(line[:1].isalnum() for line in (ROOT / lock).read_text().splitlines())
-    sync = [*uv, "sync", *common, *choice.build.uv_flags, lock]
-    title = "install %d packages (%s)" % (count, lock)
-    backends = torch_backends(choice, settings.own_sources)
+    uv = [str(UV_PROGRAM), "pip"]
+    common = ["--python", str(python), *settings.flags]
+    count = sum(line[:1].isalnum() for line in (ROOT / build.lock).read_text().splitlines())
+    sync = [*uv, "sync", *common, *build.uv_flags, build.lock]
+    title = "install %d packages (%s)" % (count, build.lock)
+    backends = torch_backends(build, settings.own_sources)
     for backend in backends:
         try:
             phases.run(title, [*sync, *backend], uv_env)
@@ -170,12 +179,12 @@ def _install_packages(phases: Phases, choice: Choice, env: Dict[str, str]) -> No
             print("torch's CPU build is not in pip's or uv's sources; asking PyTorch's index")
     project = ["install", *common, "--no-deps", "--no-build-isolation", "--editable", "."]
     phases.run("install sage-llm-ops", [*uv, *project], uv_env)
-    phases.run("import sage_llm_ops", [str(PYTHON), "-c", "import sage_llm_ops"], env)
+    phases.run("import sage_llm_ops", [str(python), "-c", "import sage_llm_ops"], env)
 
 
-def torch_backends(choice: Choice, own_sources: bool) -> "List[List[str]]":
+def torch_backends(build: Build, own_sources: bool) -> "List[List[str]]":
     """Which uv flags to try in turn: the user's own sources first, they may be all that is reachable."""
-    if not choice.build.torch_cpu:
+    if not build.torch_cpu:
         return [[]]
     index = ["--torch-backend", "cpu"]
     return [[], index] if own_sources else [index]

@@ -1,4 +1,4 @@
-"""The three installs that `make` knows: which lock, which engine, what the machine must offer."""
+"""The installs that `make` knows: which lock, which engine, what the machine must offer."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Build:
     # Passed to uv when the lock is compiled only.
     compile_flags: tuple[str, ...] = ()
     torch_cpu: bool = False
+    # What pyproject.toml's extras add to the lock.
+    extras: tuple[str, ...] = ("dev", "bench")
 
     @property
     def lock(self) -> str:
@@ -53,6 +55,24 @@ BUILDS = {
     ),
     "sim": Build("sim", "sim", 1, 1, False),
 }
+# LMDeploy's environment, beside the one of the CPU build: LMDeploy wants an older torch than vLLM, and
+# another tvm-ffi. Left out or overridden is what needs a GPU (locks/lmdeploy-*.txt).
+LMDEPLOY = Build(
+    "lmdeploy",
+    "lmdeploy (on the CPU test device)",
+    3,
+    4,
+    True,
+    compile_flags=(
+        *("--excludes", "locks/lmdeploy-excludes.txt"),
+        *("--overrides", "locks/lmdeploy-overrides.txt"),
+        # What both hold they hold in one version: downloaded once, and no difference between them.
+        *("--constraints", "locks/cpu.txt"),
+    ),
+    torch_cpu=True,
+    extras=("lmdeploy",),
+)
+LOCKED = {**BUILDS, LMDEPLOY.name: LMDEPLOY}
 
 
 class UnknownBuild(ValueError):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pip_settings
-from builds import BUILDS, Build
+from builds import LOCKED, Build
 from interpreter import OLDEST
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,14 +28,17 @@ def compile_lock(build: Build, uv: str, settings: pip_settings.UvSettings, extra
     inputs = ["pyproject.toml", "locks/build.in"]
     if (ROOT / "locks" / (build.name + ".in")).exists():
         inputs.append("locks/%s.in" % build.name)
-    argv = [uv, "pip", "compile", *inputs, "--extra", "dev", "--extra", "bench"]
+    argv = [uv, "pip", "compile", *inputs]
+    for name in build.extras:
+        argv += ["--extra", name]
     argv += ["--universal", "--python-version", "%d.%d" % OLDEST, "--output-file", build.lock]
     argv += ["--no-header", "--annotation-style", "line", "--quiet"]
     argv += [*build.uv_flags, *build.compile_flags, *settings.flags, *extra]
     if build.torch_cpu and not settings.own_sources:
         argv += ["--torch-backend", "cpu"]
     subprocess.run(argv, check=True, cwd=str(ROOT), env={**os.environ, **settings.env})
-    return (ROOT / build.lock).read_text()
+    # It says of an overridden pin by which flag it was: the file's name says enough.
+    return (ROOT / build.lock).read_text().replace("--override ", "")
 
 
 def foreign_lines(text: str) -> list[str]:
@@ -55,7 +58,7 @@ def main() -> int:
         print("uv not found: run `make bootstrap` first, or install uv")
         return 2
     settings = pip_settings.forward(pip_settings.read(sys.executable, os.environ), os.environ)
-    for build in BUILDS.values():
+    for build in LOCKED.values():
         text = compile_lock(build, found, settings, sys.argv[1:])
         bad = foreign_lines(text)
         if bad:

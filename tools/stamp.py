@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Mapping
 
-from builds import BUILDS, requested
+from builds import LOCKED, requested
 
 # Raise it when the bootstrap itself changes what it installs.
 VERSION = "1"
@@ -36,7 +36,7 @@ class Stamp:
 def key(root: Path, build: str, env: Mapping[str, str], asked: str) -> str:
     """Everything that decides what is installed. An unreadable file raises OSError."""
     digest = hashlib.sha256()
-    for name in (BUILDS[build].lock, "pyproject.toml"):
+    for name in (LOCKED[build].lock, "pyproject.toml"):
         digest.update((root / name).read_bytes())
     for text in (VERSION, build, requested(env), asked, str(root)):
         digest.update(b"\0" + text.encode())
@@ -70,7 +70,7 @@ def remove(venv: Path) -> None:
 def current(root: Path, venv: Path, env: Mapping[str, str]) -> Stamp | None:
     """The stamp if nothing has to be done. Starts no program: this is the path of every later `make`."""
     stamp = read(venv)
-    if stamp is None or stamp.build not in BUILDS or not (venv / "bin" / "python").exists():
+    if stamp is None or stamp.build not in LOCKED or not (venv / "bin" / "python").exists():
         return None
     try:
         asked = env.get("PYTHON") or stamp.asked

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import bootstrap
 import pytest
-from builds import BUILDS, Choice
+from builds import BUILDS
 from stamp import Stamp
 
 TOOLS = sorted(Path(bootstrap.__file__).parent.glob("*.py"))
-CPU = Choice(BUILDS["cpu"], "")
+CPU = BUILDS["cpu"]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_torch_is_looked_for_in_the_users_sources_first():
     index = ["--torch-backend", "cpu"]
     assert bootstrap.torch_backends(CPU, own_sources=True) == [[], index]
     assert bootstrap.torch_backends(CPU, own_sources=False) == [index]
-    assert bootstrap.torch_backends(Choice(BUILDS["sim"], ""), own_sources=False) == [[]]
+    assert bootstrap.torch_backends(BUILDS["sim"], own_sources=False) == [[]]
 
 
 @pytest.mark.parametrize(

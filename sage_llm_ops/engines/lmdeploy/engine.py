@@ -119,6 +119,7 @@ class LmdeployEngine(BaseEngine):
             sampling=FIELDS,
             chat_template=ChatTemplate(tokenizer_directory(self._tokenizer_source)).exists,
             prefix_cache=limits.prefix_cache,
+            adapters=tuple(self._options.lora_modules),
             max_model_len=limits.max_model_len,
             max_num_seqs=limits.max_num_seqs,
             kv_blocks=limits.kv_blocks,
@@ -182,9 +183,8 @@ class LmdeployEngine(BaseEngine):
         decoder = self.tokenizer.decoder() if sampling.stop else None
         strings = StopStrings(sampling, decoder) if decoder else None
         key = self._nodes.add(Held(node, stops, strings))
-        adapter = node.model if node.model in (self._options.adapters or ()) else ""
         try:
-            core.add(key, ids, config, adapter)
+            core.add(key, ids, config, node.lora)
         except Exception as error:
             self._nodes.drop(node.id)
             self._out.append(broken(node, error))

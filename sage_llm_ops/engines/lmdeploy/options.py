@@ -22,7 +22,7 @@ OURS = (
 """Not LMDeploy's engine configuration."""
 
 RENAMED = {
-    "pytorch": {},
+    "pytorch": {"lora_modules": "adapters"},
     "turbomind": {
         "block_size": "cache_block_seq_len",
         # There a whole number is the number of blocks, a fraction the part of the free memory.
@@ -30,7 +30,7 @@ RENAMED = {
     },
 }
 ONLY = {
-    "pytorch": ("adapters", "eager_mode"),
+    "pytorch": ("lora_modules", "eager_mode"),
     "turbomind": ("cp", "communicator"),
 }
 """What one of the two has and the other has not."""
@@ -69,8 +69,8 @@ class LmdeployOptions(msgspec.Struct, frozen=True):
     cp: int = 1
     ep: int = 1
     communicator: Literal["nccl", "cuda-ipc", None] = None
-    adapters: dict[str, str] | None = None
-    """LoRA adapters by name. A request for a model of that name runs with the adapter."""
+    lora_modules: dict[str, str] = {}
+    """LoRA adapters: the name under which each is asked for, and its directory."""
     eager_mode: bool | None = None
     engine_args: dict[str, Any] = {}
 
@@ -98,7 +98,7 @@ class LmdeployOptions(msgspec.Struct, frozen=True):
         chosen: dict[str, Any] = {}
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if name in OURS or value is None:
+            if name in OURS or value is None or value == {}:
                 continue
             if self._is_foreign(name, backend):
                 if value == _DEFAULTS[name]:

@@ -61,7 +61,7 @@ class PytorchCore(Core):
     def metrics(self) -> Any:
         return self._engine.get_schedule_metrics()
 
-    def check_alive(self) -> None:
+    async def _check_alive(self) -> None:
         status = self._engine.get_local_health_status()
         if not status["alive"]:
             raise RuntimeError(f"LMDeploy's engine has died: {status['message']}")

@@ -60,7 +60,7 @@ class TurbomindCore(Core):
     def metrics(self) -> Any:
         return self._engine.get_schedule_metrics()
 
-    def check_alive(self) -> None:
+    async def _check_alive(self) -> None:
         """TurboMind lives in this process: it ends it when it dies."""
 
     def _open(self) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import msgspec
@@ -40,15 +39,12 @@ class CpuLmdeployEngine(LmdeployEngine):
     """Everything but the device is what runs in production."""
 
     def start(self) -> None:
-        # Both are for the device that is not there: a check of CUDA and Triton, and kernels to warm.
-        os.environ["LMDEPLOY_ENABLE_CHECK_ENV"] = "0"
-        os.environ["LMDEPLOY_SKIP_WARMUP"] = "1"
-        super().start()
-
-    def _make_core(self, session_len: int) -> Core:
         from sage_llm_ops.testing.lmdeploy_cpu.install import install
 
         install()
+        super().start()
+
+    def _make_core(self, session_len: int) -> Core:
         check_backend("pytorch", self._version)
         return CpuCore(with_defaults(self._options), session_len)
 
@@ -57,3 +53,15 @@ def with_defaults(options: LmdeployOptions) -> LmdeployOptions:
     """Options completed for the stand-in device."""
     missing = {name: value for name, value in DEFAULTS.items() if getattr(options, name) is None}
     return msgspec.structs.replace(options, backend="pytorch", **missing)
+
+
+def plain_engine(options: dict[str, Any]) -> Any:
+    """LMDeploy's own `Engine` with a worker's settings, for benchmarks; it is not started."""
+    from sage_llm_ops.testing.lmdeploy_cpu.install import install
+
+    install()
+    from lmdeploy.messages import PytorchEngineConfig
+
+    given = with_defaults(LmdeployOptions(**options))
+    core = CpuCore(given, given.session_len or 0)
+    return core._build(PytorchEngineConfig(**given.arguments("pytorch")))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from functools import cache
 
 
 @cache
 def install() -> None:
-    """Before LMDeploy's engine is imported."""
+    """Before LMDeploy is imported."""
+    # For the device that is not there: a check of CUDA and Triton, and kernels to warm.
+    os.environ["LMDEPLOY_ENABLE_CHECK_ENV"] = "0"
+    os.environ["LMDEPLOY_SKIP_WARMUP"] = "1"
     from sage_llm_ops.testing.lmdeploy_cpu import cuda
 
     cuda.install()

@@ -1,4 +1,4 @@
-"""The table of operators: LMDeploy's own defaults in plain torch, and the two it has none for."""
+"""The table of operators: LMDeploy's own defaults in plain torch, and the three it has none for."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 from lmdeploy.pytorch.backends import selector
 from lmdeploy.pytorch.backends.attention import AttentionMetadata, PagedAttentionBuildSpec
 from lmdeploy.pytorch.backends.default.op_backend import DefaultOpsBackend
+from lmdeploy.pytorch.backends.lora import LoRABuildSpec
 from lmdeploy.pytorch.backends.multinomial_sampling import MultinomialSamplingBuildSpec
 
 from sage_llm_ops.testing.lmdeploy_cpu.attention import CpuAttention
+from sage_llm_ops.testing.lmdeploy_cpu.lora import CpuLora
 from sage_llm_ops.testing.lmdeploy_cpu.sampling import CpuSampling
 
 
@@ -41,6 +43,8 @@ class CpuOps(DefaultOpsBackend):
             )
         if isinstance(spec, MultinomialSamplingBuildSpec):
             return CpuSampling()
+        if isinstance(spec, LoRABuildSpec):
+            return CpuLora()
         return super().build_op(spec, enable_deterministic=enable_deterministic)
 
     @classmethod

@@ -20,7 +20,7 @@ def node(
     *,
     offset: int = 0,
     task: str = "generate",
-    model: str = "",
+    lora: str = "",
 ) -> PlanNode:
     return PlanNode(
         NodeId(number),
@@ -32,7 +32,7 @@ def node(
         offset=offset,
         sampling=sampling,
         task=task,
-        model=model,
+        lora=lora,
     )
 
 

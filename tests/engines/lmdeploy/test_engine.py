@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-pytest.importorskip("lmdeploy")
+pytest.importorskip("lmdeploy", exc_type=ModuleNotFoundError)
 
 from sage_llm_ops.engines.base import BaseEngine
 from sage_llm_ops.engines.registry import make_engine
 from sage_llm_ops.engines.tokenizers import tokenizer_for
 from sage_llm_ops.testing.lmdeploy_cpu import CPU_LMDEPLOY
+from sage_llm_ops.testing.tiny_lora import tiny_lora
 from sage_llm_ops.testing.tiny_model import EOS, VOCAB, tiny_model
 from sage_llm_ops.types.errors import EngineStartError, InvalidRequest
 from sage_llm_ops.types.ids import NodeId
@@ -259,6 +261,24 @@ def test_text_and_chat(engine: BaseEngine) -> None:
     assert chat.usage.completion_tokens == 12
     with pytest.raises(InvalidRequest, match="the prompt has"):
         engine.generate("word " * 2000)
+
+
+def test_adapters(tmp_path: Path) -> None:
+    """Each request its own, in one batch; the bare model is not disturbed."""
+    modules = {name: str(tiny_lora(tmp_path / name, seed)) for seed, name in enumerate("ab", 1)}
+    engine = make_engine(CPU_LMDEPLOY, {**OPTIONS, "lora_modules": modules})
+    engine.start()
+    try:
+        assert engine.capabilities.adapters == ("a", "b")
+        names = ("", "a", "b", "a", "")
+        nodes = [node(k, prompt(5, 64), lora=name) for k, name in enumerate(names)]
+        bare, first, second, first_again, bare_again = map(ids, run(engine, *nodes).values())
+        assert bare == bare_again and first == first_again
+        assert len({tuple(bare), tuple(first), tuple(second)}) == 3
+        failed = run(engine, node(9, prompt(5), lora="c"))[9][-1]
+        assert isinstance(failed, Failed) and "this worker has a, b" in failed.message
+    finally:
+        engine.stop()
 
 
 def test_an_engine_that_died_says_so(engine: BaseEngine) -> None:

@@ -78,7 +78,7 @@ def test_one_set_of_options_for_both_backends() -> None:
     [
         ("pytorch", {"cp": 2}),
         ("pytorch", {"communicator": "nccl"}),
-        ("turbomind", {"adapters": {"a": "/a"}}),
+        ("turbomind", {"lora_modules": {"a": "/a"}}),
         ("turbomind", {"eager_mode": True}),
     ],
 )
@@ -86,6 +86,10 @@ def test_what_the_other_backend_knows_is_refused(backend: str, foreign: dict[str
     with pytest.raises(ConfigError, match=f"means nothing to its backend '{backend}'"):
         options(backend=backend, **foreign)
     options(**foreign)
+
+
+def test_adapters_by_vllms_name() -> None:
+    assert options(lora_modules={"a": "/a"}).arguments("pytorch")["adapters"] == {"a": "/a"}
 
 
 def test_the_instance_says_what_the_options_do_not() -> None:

@@ -1,7 +1,8 @@
 """vLLM without us: an LLMEngine in a process of its own, given whole batches over a pipe.
 
 `Straight` is the benchmark's side; `python -m benchmarks.straight` is the process, and
-`benchmarks.straight_lmdeploy` another engine's. Both sides speak lines of JSON. The clock runs inside the process, from the first request added to the last output.
+`benchmarks.straight_lmdeploy` another engine's. Both sides speak lines of JSON. The clock runs
+inside the process, from the first request added to the last output.
 """
 
 from __future__ import annotations

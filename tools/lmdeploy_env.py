@@ -25,7 +25,7 @@ PYTHON = VENV / "bin" / "python"
 
 def main() -> int:
     base = stamp.read(bootstrap.VENV)
-    if base is None or base.build != "cpu":
+    if base is None or not wanted_beside(base):
         print("no .venv-lmdeploy: it belongs to the CPU build (SAGE_LLM_OPS_BUILD=cpu)")
         return 0
     try:
@@ -42,6 +42,10 @@ def main() -> int:
         bootstrap.report(failure)
         print("next step: run it again; or test without LMDeploy: .venv/bin/python -m pytest")
         return 1
+
+
+def wanted_beside(base: stamp.Stamp) -> bool:
+    return base.build == "cpu"
 
 
 def finished() -> bool:

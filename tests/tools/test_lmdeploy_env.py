@@ -1,23 +1,16 @@
 import lmdeploy_env
 import pytest
-import stamp
+from builds import LMDEPLOY, LOCKED
+from stamp import Stamp
 
 
-@pytest.mark.parametrize("build", ["sim", "cuda", None])
-def test_it_belongs_to_the_cpu_build(
-    build: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    done = build and stamp.Stamp("key", build, "3.11.7", "/", "", "")
-    monkeypatch.setattr(stamp, "read", lambda venv: done)
-    assert lmdeploy_env.main() == 0
-    assert "it belongs to the CPU build" in capsys.readouterr().out
+@pytest.mark.parametrize(("build", "wanted"), [("cpu", True), ("cuda", False), ("sim", False)])
+def test_it_belongs_to_the_cpu_build(build: str, wanted: bool) -> None:
+    assert lmdeploy_env.wanted_beside(Stamp("key", build, "3.11.7", "/", "", "")) == wanted
 
 
-def test_nothing_is_done_where_it_is_finished(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    done = stamp.Stamp("key", "cpu", "3.11.7", "/", "", "")
-    monkeypatch.setattr(stamp, "read", lambda venv: done)
-    monkeypatch.setattr(stamp, "current", lambda *_: done)
-    assert lmdeploy_env.main() == 0
-    assert capsys.readouterr().out == ""
+def test_it_is_no_build_to_choose() -> None:
+    """It stands beside `.venv`, never in its place."""
+    from builds import BUILDS
+
+    assert LMDEPLOY.name not in BUILDS and LOCKED[LMDEPLOY.name] is LMDEPLOY

@@ -7,6 +7,7 @@ import importlib.metadata
 import inspect
 import re
 import sys
+from collections.abc import Mapping, Sequence
 
 from sage_llm_ops.types.errors import EngineStartError
 
@@ -111,7 +112,12 @@ def check_backend(backend: str, version: str) -> None:
     """Raises `EngineStartError` where a name that this backend touches is another than expected."""
     if backend == "turbomind":
         _check_binary(version)
-    for place, parameters in {**SHARED, **TOUCHED[backend]}.items():
+    check_names({**SHARED, **TOUCHED[backend]}, version)
+
+
+def check_names(names: Mapping[str, Sequence[str]], version: str) -> None:
+    """Each is there, `module:path`, and takes these parameters; else `EngineStartError`."""
+    for place, parameters in names.items():
         wrong = _difference(place, parameters)
         if wrong:
             raise EngineStartError(_refusal(f"in {version} {wrong}"))
@@ -128,7 +134,7 @@ def _check_binary(version: str) -> None:
         )
 
 
-def _difference(place: str, parameters: tuple[str, ...]) -> str:
+def _difference(place: str, parameters: Sequence[str]) -> str:
     """How the name differs from what was expected; empty where it fits."""
     module, _, path = place.partition(":")
     try:

@@ -44,9 +44,8 @@ def module(monkeypatch: pytest.MonkeyPatch, name: str, **names: object) -> None:
 
 def test_a_name_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     module(monkeypatch, "fake")
-    monkeypatch.setattr(versions, "SHARED", {"fake:Engine.start": ()})
     with pytest.raises(EngineStartError, match=REMEDY) as refused:
-        versions.check_backend("pytorch", "0.18.7")
+        versions.check_names({"fake:Engine.start": ()}, "0.18.7")
     assert "in 0.18.7 fake:Engine.start is missing" in str(refused.value)
 
 
@@ -55,9 +54,9 @@ def test_a_parameter_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
     module(monkeypatch, "fake", Engine=SimpleNamespace(start=start))
-    monkeypatch.setattr(versions, "SHARED", {"fake:Engine.start": ("model", "config", "seed")})
+    wanted = {"fake:Engine.start": ("model", "config", "seed")}
     with pytest.raises(EngineStartError, match=r"fake:Engine.start takes no config, seed"):
-        versions.check_backend("pytorch", "0.18.7")
+        versions.check_names(wanted, "0.18.7")
 
 
 def test_a_binary_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:

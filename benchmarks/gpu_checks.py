@@ -93,8 +93,12 @@ class Card:
             self.plane.cancel(handle.request_id)
         self.plane.pipeline.hands.wait_empty(WorkerId("w0"), WAIT_S)
         self.run(prompts_of(2)[:1], 8)
-        stats = self.plane.pipeline.hands.stats[WorkerId("w0")]
-        return float(stats.kv_usage)
+        fleet = self.plane.pipeline.plane.fleet
+        deadline = time.monotonic() + 10.0
+        # A worker that has become idle says so, but in a message of its own.
+        while time.monotonic() < deadline and not fleet.kv_usage[fleet.rows[WorkerId("w0")]] < 0.01:
+            time.sleep(0.05)
+        return float(fleet.kv_usage[fleet.rows[WorkerId("w0")]])
 
 
 @contextmanager

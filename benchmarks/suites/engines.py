@@ -13,7 +13,7 @@ from sage_llm_ops.testing.tiny_model import tiny_model
 from sage_llm_ops.types.instances import ExecutionInstance
 
 WORKLOAD = """\
-The batches of suite overhead: 128 requests at once, greedy, to the last token, 8 shared prefixes of
+The batches of suite overhead, half as large: 64 requests at once, greedy, to the last token, 8 shared prefixes of
 64 tokens, prompts of 65 to 256, 32 to 64 tokens out, a 4.5M-parameter Llama with random weights.
 Both sides run LMDeploy's PyTorch engine on the CPU device of our tests, in LMDeploy's environment.
 Through the plane: ControlPlane.submit with token ids, one worker process and back to every result
@@ -27,7 +27,7 @@ for token that of the engine alone. control_cpu_us_*: CPU time of the plane's pr
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-lmdeploy" / "bin" / "python"
 OPTIONS = {"session_len": 512, "block_size": 32, "max_batch_size": 32, "num_gpu_blocks": 1024}
-SIZES = {"ci": (10, Shape()), "full": (30, Shape())}
+SIZES = {"ci": (10, Shape(requests=64)), "full": (30, Shape(requests=64))}
 
 
 def run(preset: str) -> dict[str, Metric]:

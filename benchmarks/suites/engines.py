@@ -13,12 +13,12 @@ from sage_llm_ops.testing.tiny_model import tiny_model
 from sage_llm_ops.types.instances import ExecutionInstance
 
 WORKLOAD = """\
-The batches of suite overhead, half as large: 64 requests at once, greedy, to the last token, 8 shared prefixes of
-64 tokens, prompts of 65 to 256, 32 to 64 tokens out, a 4.5M-parameter Llama with random weights.
-Both sides run LMDeploy's PyTorch engine on the CPU device of our tests, in LMDeploy's environment.
-Through the plane: ControlPlane.submit with token ids, one worker process and back to every result
-with its text. Alone: the same engine with the same settings in a child process of its own, one
-async_stream_infer for each request, all at once, token ids collected.
+The batches of suite overhead, half as large: 64 requests at once, greedy, to the last token, 8
+shared prefixes of 64 tokens, prompts of 65 to 256, 32 to 64 tokens out, a 4.5M-parameter Llama with
+random weights. Both sides run LMDeploy's PyTorch engine on the CPU device of our tests, in
+LMDeploy's environment. Through the plane: ControlPlane.submit with token ids, one worker process
+and back to every result with its text. Alone: the same engine with the same settings in a child
+process of its own, one async_stream_infer for each request, all at once, token ids collected.
 A round is alone, plane and alone again, in rotating order; n counts rounds.
 lmdeploy_throughput_ratio: seconds alone / the plane's. aa_p10: 10th percentile of seconds alone /
 alone again, the noise of this machine. outputs_identical: 1 if every output of every round is token

@@ -13,10 +13,13 @@ import pytest
 
 from sage_llm_ops import ExecutionInstance
 from sage_llm_ops.core import ControlPlane, RestartPolicy, serving
+from sage_llm_ops.testing.lmdeploy_cpu import CPU_LMDEPLOY, TURBOMIND_HARNESS
 from sage_llm_ops.testing.relay import Relay
 from sage_llm_ops.testing.tiny_model import tiny_model
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.ids import WorkerId
+from tests.contract.lmdeploy_server import lmdeploy_server
+from tests.lmdeploy_env import lmdeploy_python
 
 MODEL = "subject"
 LENGTH = 1024
@@ -90,7 +93,34 @@ def vllm(core: str) -> Start:
     return start
 
 
-def http(tokenizer: str) -> Start:
+def lmdeploy(name: str, engine: str) -> Start:
+    """In its own environment."""
+
+    @contextmanager
+    def start(logs: Path, port: Callable[[], int]) -> Iterator[Subject]:
+        options = {"model": str(tiny_model()), "session_len": LENGTH, "python": lmdeploy_python()}
+        with started(ExecutionInstance("w0", engine=engine, options=options), logs) as plane:
+
+            def kill() -> None:
+                os.kill(plane.worker("w0").describe()["pid"], signal.SIGKILL)
+
+            # The harness speaks a script, whatever the sampling.
+            yield Subject(name, plane, kill, certain=engine == TURBOMIND_HARNESS)
+
+    return start
+
+
+@contextmanager
+def api_server(logs: Path, port: Callable[[], int]) -> Iterator[Subject]:
+    """LMDeploy's: text alone, in both directions."""
+    with (
+        lmdeploy_server(logs, MODEL, LENGTH) as at,
+        http("", "lmdeploy")(logs, lambda: at) as found,
+    ):
+        yield found
+
+
+def http(tokenizer: str, server: str = "http") -> Start:
     """Through a relay, which can be gone while the server, which takes long to start, stays."""
 
     @contextmanager
@@ -105,7 +135,7 @@ def http(tokenizer: str) -> Start:
             )
             with started(instance, logs) as plane:
                 text = not tokenizer
-                name = "http-text" if text else "http-tokens"
+                name = f"{server}-text" if text else f"{server}-tokens"
 
                 def revive() -> None:
                     with plane.supervisor.changed:
@@ -123,11 +153,15 @@ def http(tokenizer: str) -> Start:
 
 
 REAL = (pytest.mark.vllm, pytest.mark.slow)
+LMDEPLOY = (pytest.mark.lmdeploy, pytest.mark.slow)
 
 SUBJECTS = [
     pytest.param(sim, id="sim"),
     pytest.param(vllm("inproc"), id="vllm-inproc", marks=REAL),
     pytest.param(vllm("async"), id="vllm-async", marks=REAL),
+    pytest.param(lmdeploy("lmdeploy", CPU_LMDEPLOY), id="lmdeploy", marks=LMDEPLOY),
+    pytest.param(lmdeploy("turbomind", TURBOMIND_HARNESS), id="turbomind", marks=LMDEPLOY),
+    pytest.param(api_server, id="lmdeploy-api_server", marks=LMDEPLOY),
     pytest.param(http("tiny"), id="http-tokens", marks=REAL),
     pytest.param(http(""), id="http-text", marks=REAL),
 ]

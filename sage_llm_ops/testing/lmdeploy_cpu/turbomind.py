@@ -145,7 +145,7 @@ class HarnessCore(TurbomindCore):
     def _build(self, config: Any) -> Any:
         from lmdeploy.turbomind.turbomind import TurboMind
 
-        self.scripted = ScriptedEngine(step_s=0.0005)
+        self.scripted = ScriptedEngine(step_s=0.004)
         config.max_batch_size = config.max_batch_size or BATCH
         engine = object.__new__(TurboMind)
         engine.model_comm = self.scripted

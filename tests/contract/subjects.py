@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,15 +113,14 @@ def lmdeploy(name: str, engine: str) -> Start:
 
 @contextmanager
 def api_server(logs: Path, port: Callable[[], int]) -> Iterator[Subject]:
-    """LMDeploy's: text alone, in both directions."""
-    with (
-        lmdeploy_server(logs, MODEL, LENGTH) as at,
-        http("", "lmdeploy")(logs, lambda: at) as found,
-    ):
-        yield found
+    """LMDeploy's: text alone, in both directions; it does not say how long a prompt may be."""
+    with lmdeploy_server(logs, MODEL, LENGTH) as at:
+        start = http("", "lmdeploy", max_model_len=LENGTH)
+        with start(logs, lambda: at) as found:
+            yield found
 
 
-def http(tokenizer: str, server: str = "http") -> Start:
+def http(tokenizer: str, server: str = "http", **more: Any) -> Start:
     """Through a relay, which can be gone while the server, which takes long to start, stays."""
 
     @contextmanager
@@ -131,7 +131,12 @@ def http(tokenizer: str, server: str = "http") -> Start:
                 "w0",
                 host="127.0.0.1",
                 port=relay.port,
-                options={"tokenizer": source, "start_timeout_s": 120.0, "max_num_seqs": 16},
+                options={
+                    "tokenizer": source,
+                    "start_timeout_s": 120.0,
+                    "max_num_seqs": 16,
+                    **more,
+                },
             )
             with started(instance, logs) as plane:
                 text = not tokenizer

@@ -36,7 +36,7 @@ DIALECTS = {
                 "min_p",
                 "repetition_penalty",
                 "seed",
-                "stop",
+                # Not `stop`: it passes over what is not one token of the vocabulary (0.18).
                 "ignore_eos",
                 "skip_special_tokens",
             ),

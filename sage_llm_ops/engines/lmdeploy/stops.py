@@ -1,5 +1,6 @@
-"""Stop strings. LMDeploy's engines know stop tokens only; its server looks for strings in the text it
-makes, and so do we, with the model's own tokenizer."""
+"""Stop strings. LMDeploy knows stop tokens only: a string that is not one token of the vocabulary its
+engines have no word for, and its server passes over it. So we look for them in the text, with the
+model's own tokenizer."""
 
 from __future__ import annotations
 

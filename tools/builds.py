@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 CHOICE = "SAGE_LLM_OPS_BUILD"
 VLLM_MACHINES = ("x86_64", "aarch64")
+LMDEPLOY_MACHINES = ("x86_64",)
 VLLM_GLIBC = (2, 31)  # of all the pins, llguidance has the newest wheel: manylinux_2_31
 
 

@@ -2,12 +2,14 @@
 
 LMDeploy's pins clash with vLLM's, so its workers run under an interpreter of their own, and so do the
 tests that look inside them. Only where `.venv` holds the CPU build: with a GPU, LMDeploy is installed
-as its users do (docs/coming-from-lmdeploy.md), and the simulation needs no engine.
+as its users do (docs/coming-from-lmdeploy.md), and the simulation needs no engine. And only where
+LMDeploy has wheels.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import time
@@ -15,7 +17,7 @@ from typing import IO
 
 import bootstrap
 import stamp
-from builds import LMDEPLOY
+from builds import LMDEPLOY, LMDEPLOY_MACHINES
 from phases import PhaseFailed, Phases, size_of
 
 ROOT = bootstrap.ROOT
@@ -25,9 +27,11 @@ PYTHON = VENV / "bin" / "python"
 
 def main() -> int:
     base = stamp.read(bootstrap.VENV)
-    if base is None or not wanted_beside(base):
-        print("no .venv-lmdeploy: it belongs to the CPU build (SAGE_LLM_OPS_BUILD=cpu)")
+    reason = unwanted(base, platform.machine())
+    if reason:
+        print("no .venv-lmdeploy: " + reason)
         return 0
+    assert base is not None
     try:
         if not finished():
             with open(str(bootstrap.LOG), "a+b") as log:
@@ -44,8 +48,13 @@ def main() -> int:
         return 1
 
 
-def wanted_beside(base: stamp.Stamp) -> bool:
-    return base.build == "cpu"
+def unwanted(base: stamp.Stamp | None, arch: str) -> str:
+    """Why it is not made here; empty where it is."""
+    if base is None or base.build != "cpu":
+        return "it belongs to the CPU build (SAGE_LLM_OPS_BUILD=cpu)"
+    if arch not in LMDEPLOY_MACHINES:
+        return "LMDeploy has wheels for %s, this is %s" % (", ".join(LMDEPLOY_MACHINES), arch)
+    return ""
 
 
 def finished() -> bool:

@@ -4,9 +4,18 @@ from builds import LMDEPLOY, LOCKED
 from stamp import Stamp
 
 
-@pytest.mark.parametrize(("build", "wanted"), [("cpu", True), ("cuda", False), ("sim", False)])
-def test_it_belongs_to_the_cpu_build(build: str, wanted: bool) -> None:
-    assert lmdeploy_env.wanted_beside(Stamp("key", build, "3.11.7", "/", "", "")) == wanted
+@pytest.mark.parametrize(
+    ("build", "arch", "why"),
+    [
+        ("cpu", "x86_64", ""),
+        ("cuda", "x86_64", "belongs to the CPU build"),
+        ("sim", "x86_64", "belongs to the CPU build"),
+        ("cpu", "aarch64", "has wheels for x86_64, this is aarch64"),
+    ],
+)
+def test_where_it_is_made(build: str, arch: str, why: str) -> None:
+    said = lmdeploy_env.unwanted(Stamp("key", build, "3.11.7", "/", "", ""), arch)
+    assert why in said and bool(why) == bool(said)
 
 
 def test_it_is_no_build_to_choose() -> None:

@@ -81,10 +81,12 @@ class Admit(Operator):
                     "change it"
                 )
         shortest = plane.fleet.shortest(job.needs)
-        wanted = request.n_prompt + (request.max_tokens if request.task == "generate" else 0)
-        if shortest and wanted > shortest and not request.estimated:
+        least = 1 if request.estimated else request.n_prompt  # the server counts the rest
+        wanted = least + (request.max_tokens if request.task == "generate" else 0)
+        if shortest and wanted > shortest:
+            prompt = "any prompt" if request.estimated else f"prompt of {request.n_prompt}"
             return "invalid_request", (
-                f"prompt of {request.n_prompt} and max_tokens={request.max_tokens} tokens exceed the "
+                f"{prompt} and max_tokens={request.max_tokens} tokens exceed the "
                 f"{shortest} that each instance for it takes; shorten the prompt or lower max_tokens"
             )
         return "", ""

@@ -22,6 +22,7 @@ from sage_llm_ops.types.requests import Request, SamplingParams
         ({"task": "embed"}, "no_instance", ["'embed'"]),
         ({"pin": "w9"}, "no_instance", []),
         ({"n_prompt": 4090, "max_tokens": 8}, "invalid_request", ["4090", "4096", "shorten"]),
+        ({"estimated": True, "max_tokens": 4096}, "invalid_request", ["any prompt", "4096"]),
         ({"timeout_s": float("nan")}, "invalid_request", ["timeout_s=nan", "0 or more"]),
         ({"timeout_s": -1.0}, "invalid_request", ["timeout_s=-1.0"]),
     ],
@@ -35,6 +36,10 @@ def test_refusals_name_value_and_limit(
     for word in said:
         assert word in end.message
     graph.check_empty()
+
+
+def test_an_estimate_refuses_nobody(graph: Harness) -> None:
+    assert graph.arrive("a", estimated=True, n_prompt=9000, max_tokens=4095)
 
 
 def test_max_pending_counts_those_that_wait(graph: Harness) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,22 @@ def wait_for_tokens(handle: RequestHandle, count: int) -> None:
         seen += len(piece)
         if seen >= count:
             return
+
+
+def wait_for_tokens_of(worker: str, handles: Sequence[RequestHandle], count: int) -> None:
+    """Until this worker has said so much of one of them."""
+    heard = threading.Event()
+
+    def look() -> None:
+        if any(each.worker == worker and len(each.tokens) >= count for each in handles):
+            heard.set()
+
+    for handle in handles:
+        handle.subscribe(look)
+    look()
+    assert heard.wait(60.0)
+    for handle in handles:
+        handle.unsubscribe(look)
 
 
 def wait_all_up(plane: ControlPlane) -> None:

@@ -15,7 +15,7 @@ from sage_llm_ops.cli.fleet import with_fleet
 from sage_llm_ops.config import load_pipeline
 from sage_llm_ops.core import ControlPlane, RestartPolicy
 from sage_llm_ops.pipeline.handle import RequestHandle
-from tests.e2e.fleet import request, wait_all_up, wait_for_tokens
+from tests.e2e.fleet import request, wait_all_up, wait_for_tokens_of
 from tests.lmdeploy_env import lmdeploy_python
 
 pytestmark = [pytest.mark.vllm, pytest.mark.lmdeploy, pytest.mark.slow]
@@ -96,8 +96,7 @@ def test_the_other_goes_on_in_the_middle_of_an_answer(
     plane: ControlPlane, calm: list[tuple[int, ...]], dies: str
 ) -> None:
     handles = submit(plane, f"{dies}-dies")
-    for handle in handles[::7]:
-        wait_for_tokens(handle, 5)
+    wait_for_tokens_of(dies, handles, 5)
     os.kill(plane.worker(dies).describe()["pid"], signal.SIGKILL)
     results = [handle.result(120.0) for handle in handles]
     assert [result.token_ids for result in results] == calm

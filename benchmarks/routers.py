@@ -6,7 +6,6 @@ installed or does not come up is absent: named in the output, never replaced by 
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from sage_llm_ops.testing.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".bench" / "routers"
@@ -63,13 +64,6 @@ general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
     ),
 )
 UNKNOWN_PACKAGE = "production-stack (this suite knows no package to install its router from)"
-
-
-def free_port() -> int:
-    """One that nobody has now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def install(router: Router) -> str:

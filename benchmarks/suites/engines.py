@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from benchmarks.batches import Shape
 from benchmarks.metric import Metric
 from benchmarks.straight import straight
 from benchmarks.suites.overhead import MODEL, compare, metrics_of
-from sage_llm_ops.testing.lmdeploy_cpu import CPU_LMDEPLOY
+from sage_llm_ops.testing.lmdeploy_cpu import CPU_LMDEPLOY, lmdeploy_python
 from sage_llm_ops.testing.tiny_model import tiny_model
 from sage_llm_ops.types.instances import ExecutionInstance
 
@@ -24,8 +22,6 @@ lmdeploy_throughput_ratio: seconds alone / the plane's. aa_p10: 10th percentile 
 alone again, the noise of this machine. outputs_identical: 1 if every output of every round is token
 for token that of the engine alone. control_cpu_us_*: CPU time of the plane's process."""
 
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-lmdeploy" / "bin" / "python"
 OPTIONS = {"session_len": 512, "block_size": 32, "max_batch_size": 32, "num_gpu_blocks": 1024}
 SIZES = {"ci": (10, Shape(requests=64)), "full": (30, Shape(requests=64))}
 
@@ -36,12 +32,11 @@ def run(preset: str) -> dict[str, Metric]:
 
 def measure(rounds: int, shape: Shape) -> dict[str, Metric]:
     """All metrics of the suite."""
-    if not PYTHON.exists():
-        raise RuntimeError(f"LMDeploy's environment is not there ({PYTHON}): run `make lmdeploy`")
+    python = lmdeploy_python()
     options = {**OPTIONS, "model": str(tiny_model())}
     instance = ExecutionInstance(
-        "w0", model_name=MODEL, engine=CPU_LMDEPLOY, options={**options, "python": str(PYTHON)}
+        "w0", model_name=MODEL, engine=CPU_LMDEPLOY, options={**options, "python": python}
     )
-    alone = straight(options, shape, module="benchmarks.straight_lmdeploy", python=str(PYTHON))
+    alone = straight(options, shape, module="benchmarks.straight_lmdeploy", python=python)
     found = metrics_of(compare(instance, alone, shape, rounds), shape)
     return {"lmdeploy_throughput_ratio": found.pop("throughput_ratio"), **found}

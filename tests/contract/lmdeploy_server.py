@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sage_llm_ops.engines.child import child_environment
+from sage_llm_ops.testing.servers import free_port, server
 from sage_llm_ops.testing.tiny_model import tiny_model
-from tests.contract.server import free_port, server
 from tests.lmdeploy_env import lmdeploy_python
 
 MODULE = "sage_llm_ops.testing.lmdeploy_cpu.server"

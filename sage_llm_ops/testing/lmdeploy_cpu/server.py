@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from sage_llm_ops.engines.lifeline import guard
 from sage_llm_ops.testing.lmdeploy_cpu.install import install
 
 
 def main(model: str, name: str, port: str, session_len: str) -> None:
+    guard(0, "")  # whatever ends the tests, it does not outlive them
     install()
     import torch
     from lmdeploy.serve.openai import api_server

@@ -277,8 +277,9 @@ def _hello(spec: HostSpec, engine: BaseEngine) -> Hello:
 
 
 def _report(error: Exception) -> None:
-    """The sentence last: the plane shows the tail of this log."""
-    traceback.print_exc()
+    """The sentence last: the plane shows the tail of this log. A refusal of ours is all there is to say."""
+    if error.__cause__ is not None or not isinstance(error, SageLlmOpsError):
+        traceback.print_exc()
     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 

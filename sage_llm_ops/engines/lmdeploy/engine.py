@@ -12,7 +12,7 @@ from sage_llm_ops.engines.lmdeploy.nodes import Held, NodeTable, broken
 from sage_llm_ops.engines.lmdeploy.options import LmdeployOptions, complete
 from sage_llm_ops.engines.lmdeploy.sampling import FIELDS, stop_tokens, to_lmdeploy
 from sage_llm_ops.engines.lmdeploy.stops import StopStrings
-from sage_llm_ops.engines.lmdeploy.versions import check_backend, check_version
+from sage_llm_ops.engines.lmdeploy.versions import check_backend, check_release
 from sage_llm_ops.engines.options import parse_options
 from sage_llm_ops.engines.tokens import unpack
 from sage_llm_ops.engines.unfit import unfit
@@ -58,7 +58,7 @@ class LmdeployEngine(BaseEngine):
         return self._options.python
 
     def start(self) -> None:
-        self._version = check_version()
+        self._version = check_release()
         from sage_llm_ops.engines.tokenizers.files import tokenizer_hash
 
         self._tokenizer_hash = tokenizer_hash(self._tokenizer_source)

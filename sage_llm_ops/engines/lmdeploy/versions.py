@@ -96,6 +96,14 @@ TOUCHED = {
 }
 
 
+def check_release() -> str:
+    """The installed version; `EngineStartError` with the remedy where it, or a name that both backends
+    touch, is none of ours."""
+    version = check_version()
+    check_names(SHARED, version)
+    return version
+
+
 def check_version() -> str:
     """The installed version; `EngineStartError` with the remedy where it is none of ours."""
     try:
@@ -112,7 +120,7 @@ def check_backend(backend: str, version: str) -> None:
     """Raises `EngineStartError` where a name that this backend touches is another than expected."""
     if backend == "turbomind":
         _check_binary(version)
-    check_names({**SHARED, **TOUCHED[backend]}, version)
+    check_names(TOUCHED[backend], version)
 
 
 def check_names(names: Mapping[str, Sequence[str]], version: str) -> None:

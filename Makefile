@@ -14,6 +14,7 @@ PRESET ?= ci
 OUT ?= bench-out/$(SUITE)-$(PRESET).json
 CHAOS_MINUTES ?= 3
 CHAOS_SEED ?=
+CHAOS_WORKERS ?=
 
 .PHONY: help preflight bootstrap lmdeploy demo check test bench chaos lock format clean
 
@@ -48,8 +49,8 @@ bench: bootstrap $(if $(filter engines,$(SUITE)),lmdeploy) ## one benchmark suit
 	@mkdir -p $(dir $(OUT))
 	@$(BIN)/python benchmarks/runner.py --suite $(SUITE) --preset $(PRESET) --out $(OUT) $(ARGS)
 
-chaos: bootstrap ## break everything under load and check what was promised (CHAOS_MINUTES=15 CHAOS_SEED=n)
-	@$(BIN)/python -m sage_llm_ops.testing.chaos --minutes $(CHAOS_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+chaos: bootstrap ## break everything under load and check what was promised (CHAOS_MINUTES=15 CHAOS_SEED=n CHAOS_WORKERS=vllm,lmdeploy)
+	@$(BIN)/python -m sage_llm_ops.testing.chaos --minutes $(CHAOS_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED)) $(if $(CHAOS_WORKERS),--workers $(CHAOS_WORKERS))
 
 format: bootstrap ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .

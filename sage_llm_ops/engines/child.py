@@ -29,9 +29,9 @@ _SUN_PATH = 107
 """Longest path that fits the kernel's socket address."""
 
 
-def entry(python: str = "") -> tuple[str, ...]:
+def entry(python: str = "", module: str = "sage_llm_ops.engines.host") -> tuple[str, ...]:
     """Command line of a worker under our interpreter, or under another environment's."""
-    return python or sys.executable, "-m", "sage_llm_ops.engines.host"
+    return python or sys.executable, "-m", module
 
 
 def child_environment(

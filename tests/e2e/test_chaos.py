@@ -9,16 +9,27 @@ from pathlib import Path
 import pytest
 
 from sage_llm_ops.testing.chaos import ProcessFleet, run
-from tests.e2e.fleet import instance
+from sage_llm_ops.testing.chaos.members import members
+from tests.lmdeploy_env import lmdeploy_python
 
 SECONDS = float(os.environ.get("SAGE_LLM_OPS_CHAOS_S", "20"))
 SEED = 20261120
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(("vllm", "vllm"), id="vllm"),
+        pytest.param(("vllm", "lmdeploy"), id="with-lmdeploy", marks=pytest.mark.lmdeploy),
+    ],
+)
 def test_nothing_that_was_promised_is_broken(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("vllm")
+    if "lmdeploy" in wanted:
+        lmdeploy_python()
     with tempfile.TemporaryDirectory(prefix="sllo-", dir="/tmp") as short:
         folder = Path(short) / "t"  # its path is part of sockets' addresses
         folder.mkdir()
@@ -26,8 +37,10 @@ def test_nothing_that_was_promised_is_broken(
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        instances = [instance("w0", tiny), instance("w1", tiny)]
-        report = run(ProcessFleet(instances, tmp_path, "vllm"), folder, SECONDS, SEED)
+        fleet = members(wanted)
+        report = run(ProcessFleet(fleet, tmp_path), folder, SECONDS, SEED)
     assert not report.violations, "\n".join(report.lines())
     assert report.ends["completed"] > 50
     assert report.faults.total() >= 4
+    workers = {instance.instance_id for instance in fleet}
+    assert {who for _, who in report.faults} == workers == set(report.completed)

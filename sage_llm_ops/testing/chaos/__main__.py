@@ -1,4 +1,7 @@
-"""`python -m sage_llm_ops.testing.chaos [--minutes 3] [--seed N]`: exit code 1 on any violation."""
+"""`python -m sage_llm_ops.testing.chaos [--minutes 3] [--seed N] [--workers LIST]`: exit code 1 on any
+violation. In LIST each word is a worker to break: `vllm` and `lmdeploy` are worker processes, `http`
+is vLLM's own server behind a line that breaks.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ import random
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from sage_llm_ops.testing.chaos import run
-from sage_llm_ops.testing.chaos.served import ServedFleet
+from sage_llm_ops.testing.chaos import ChaosFleet, ProcessFleet, run
+from sage_llm_ops.testing.chaos.members import LENGTH, all_there_is, checked, members
+from sage_llm_ops.testing.chaos.served import SERVED, ServedFleet
 from sage_llm_ops.testing.tiny_model import tiny_model
 from sage_llm_ops.testing.vllm_server import vllm_server
-from sage_llm_ops.types.instances import ExecutionInstance
-
-SMALL = {"kv_cache_memory_bytes": 64 << 20, "max_num_seqs": 16, "max_model_len": 1024}
+from sage_llm_ops.types.errors import ConfigError
 
 
 def main() -> int:
@@ -26,28 +29,44 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, help="of the schedule; else a new one, which is printed"
     )
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--workers",
+        metavar="LIST",
+        help="default: vllm,vllm,lmdeploy,http, without lmdeploy where its environment is not there",
+    )
     given = parser.parse_args()
     seed = random.randrange(1 << 30) if given.seed is None else given.seed
-    print(f"seed {seed}", flush=True)
-    model = str(tiny_model())
-    with tempfile.TemporaryDirectory(prefix="sllo-chaos-") as root:
+    wanted, missing = all_there_is()
+    if given.workers:
+        try:
+            wanted, missing = checked(given.workers.split(",")), ""
+        except ConfigError as error:
+            parser.error(str(error))
+    print(f"seed {seed}, workers: {', '.join(wanted)}", flush=True)
+    if missing:
+        print(f"no LMDeploy worker among them: {missing}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="sllo-chaos-") as root, ExitStack() as stack:
         folder, kept = Path(root) / "tmp", Path(root) / "kept"
         folder.mkdir()
         kept.mkdir()
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(kept / "torchinductor")
-        instances = [
-            ExecutionInstance(f"w{n}", model_name=model, options=SMALL)
-            for n in range(given.workers)
-        ]
-        with vllm_server(kept, model, SMALL["max_model_len"]) as port:
-            _wait_healthy(port)
-            os.environ["TMPDIR"] = os.environ["XDG_RUNTIME_DIR"] = tempfile.tempdir = str(folder)
-            fleet = ServedFleet(instances, kept, "vllm", port)
-            report = run(fleet, folder, 60.0 * given.minutes, seed)
+        fleet = _fleet(wanted, kept, stack)
+        os.environ["TMPDIR"] = os.environ["XDG_RUNTIME_DIR"] = tempfile.tempdir = str(folder)
+        report = run(fleet, folder, 60.0 * given.minutes, seed)
         tempfile.tempdir = None
     print("\n".join(report.lines()))
     return 1 if report.violations else 0
+
+
+def _fleet(wanted: list[str], kept: Path, stack: ExitStack) -> ChaosFleet:
+    """Its server, where it has one, answers."""
+    instances = members(wanted)
+    if SERVED not in wanted:
+        return ProcessFleet(instances, kept)
+    model = str(tiny_model())
+    port = stack.enter_context(vllm_server(kept, model, LENGTH))
+    _wait_healthy(port)
+    return ServedFleet(instances, kept, model, port)
 
 
 def _wait_healthy(port: int) -> None:

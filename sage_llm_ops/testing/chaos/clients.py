@@ -113,6 +113,16 @@ class Clients:
                 found.append(f"{name} streamed tokens that are not those of the calm")
         return found
 
+    def completed(self) -> Counter[str]:
+        """How many each worker brought to their end."""
+        done: Counter[str] = Counter()
+        for handle in (asked.handle for asked in self.asked if asked.handle.done()):
+            try:
+                done[handle.outcome().instance_id] += 1
+            except RequestError:
+                pass  # counted by `ends`
+        return done
+
     def ends(self) -> tuple[Counter[str], dict[str, str]]:
         """How many ended how, and for each code of a failure one of its sentences."""
         ends: Counter[str] = Counter()

@@ -6,18 +6,20 @@ import asyncio
 import os
 import random
 import signal
-import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from sage_llm_ops.core import ControlPlane, HealthPolicy, RestartPolicy, serving
 from sage_llm_ops.engines.base import Uplink, Worker
+from sage_llm_ops.engines.child import entry
 from sage_llm_ops.engines.process import ProcessWorker
-from sage_llm_ops.engines.registry import engine_options
+from sage_llm_ops.engines.registry import engine_options, make_engine
 from sage_llm_ops.testing.chaos.spoiled_host import FRAMES, VARIABLE
 from sage_llm_ops.types.instances import ExecutionInstance
 
+SPOILED_HOST = "sage_llm_ops.testing.chaos.spoiled_host"
 DEADLY = ("kill -9", "freeze", "truncate", "garbage")
 RESTART = RestartPolicy(first_s=0.05, most_s=0.5, stable_s=0.0)
 HEALTH = HealthPolicy(interval_s=0.5, silent_s=4.0, stuck_s=600.0)
@@ -33,39 +35,51 @@ class ChaosFleet(Protocol):
     def plane(self, ledger: Path) -> ControlPlane:
         """With its instances registered, not started."""
 
-    async def inject(self, fault: str, chance: random.Random) -> bool:
-        """Do it to somebody; False where nobody was there to do it to."""
+    async def inject(self, fault: str, chance: random.Random) -> str:
+        """Do it to somebody, and say to whom; "" where nobody was there to do it to."""
 
     def close(self) -> None:
         """After the plane has stopped: give back what is held besides it."""
 
 
 class ProcessFleet:
-    """Implements `ChaosFleet` over worker processes of one model."""
+    """Implements `ChaosFleet` over worker processes of one model, of whatever engines."""
 
     faults = (*DEADLY, "pause", "slow", *(each for each in FRAMES if each not in DEADLY))
 
-    def __init__(self, instances: Sequence[ExecutionInstance], folder: Path, engine: str) -> None:
+    def __init__(self, instances: Sequence[ExecutionInstance], folder: Path) -> None:
         self._instances = instances
         self._folder = folder
-        self._engine = engine
+        self._struck: Counter[tuple[str, str]] = Counter()
+        """By fault and worker."""
         self._plane: ControlPlane | None = None
 
     def plane(self, ledger: Path) -> ControlPlane:
         spec = serving(ledger=str(ledger))
-        self._plane = ControlPlane(
-            spec, default_engine=self._engine, restart=RESTART, health=HEALTH, make=self._make
-        )
+        self._plane = ControlPlane(spec, restart=RESTART, health=HEALTH, make=self._make)
         for instance in self._instances:
             self._plane.register(instance)
         return self._plane
 
-    async def inject(self, fault: str, chance: random.Random) -> bool:
-        assert self._plane is not None
+    async def inject(self, fault: str, chance: random.Random) -> str:
         up = [w for w in self._workers() if w.describe()["state"] == "up"]
         if not up or (fault in DEADLY and len(up) < 2 and chance.random() < 0.9):
-            return False  # mostly somebody is left who can be asked
-        worker = chance.choice(up)
+            return ""  # mostly somebody is left who can be asked
+        worker = self._victim(fault, up, chance)
+        if not await self._strike(worker, fault, chance):
+            return ""
+        self._struck[fault, worker.id] += 1
+        return worker.id
+
+    def _victim(self, fault: str, up: list[Worker], chance: random.Random) -> Worker:
+        """By chance among those who have not met this fault, if there are any; the untouched first."""
+        touched = {identity for _, identity in self._struck}
+        return min(
+            up, key=lambda w: ((fault, w.id) in self._struck, w.id in touched, chance.random())
+        )
+
+    async def _strike(self, worker: Worker, fault: str, chance: random.Random) -> bool:
+        """Whether it was there to be struck."""
         pid = worker.describe()["pid"]
         if pid is None:
             return False
@@ -109,12 +123,17 @@ class ProcessFleet:
         return self._folder / f"{identity}.fault"
 
     def _make(self, instance: ExecutionInstance, uplink: Uplink) -> Worker:
+        engine = instance.engine
+        assert engine, "a worker of chaos names its engine"
+        options = engine_options(instance, engine)
+        python = make_engine(engine, options).python
         return ProcessWorker(
             instance,
             uplink,
-            engine=self._engine,
-            options=engine_options(instance, self._engine),
+            engine=engine,
+            options=options,
+            python=python,
             log=self._folder / f"{instance.instance_id}.log",
             environment={VARIABLE: str(self._file(instance.instance_id))},
-            entry=(sys.executable, "-m", "sage_llm_ops.testing.chaos.spoiled_host"),
+            command=entry(python, SPOILED_HOST),
         )

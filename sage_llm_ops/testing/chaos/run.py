@@ -51,6 +51,7 @@ async def _run(fleet: ChaosFleet, folder: Path, report: Report) -> None:
         await _settle(clients)
         report.violations += clients.violations() + _inside(plane)
         report.ends, report.reasons = clients.ends()
+        report.completed = clients.completed()
         report.refused = clients.refused
         report.restarts = sum(
             worker.incarnation - 1 for worker in plane.pipeline.hands.workers.values()
@@ -79,8 +80,8 @@ async def _storm(fleet: ChaosFleet, clients: Clients, report: Report) -> None:
         if not faults:
             faults = chance.sample(list(fleet.faults), len(fleet.faults))
         fault = faults.pop()
-        if await fleet.inject(fault, chance):
-            report.faults[fault] += 1
+        if who := await fleet.inject(fault, chance):
+            report.faults[fault, who] += 1
         else:
             faults.insert(0, fault)  # after the others
     over.set()

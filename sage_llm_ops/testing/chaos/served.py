@@ -14,6 +14,7 @@ from sage_llm_ops.testing.chaos.fleet import ProcessFleet
 from sage_llm_ops.testing.relay import Relay
 from sage_llm_ops.types.instances import ExecutionInstance
 
+SERVED = "http"
 GONE, GARBLES, SLOW = "server gone", "server garbles", "server slow"
 
 
@@ -23,10 +24,10 @@ class ServedFleet(ProcessFleet):
     faults = (*ProcessFleet.faults, GONE, GARBLES, SLOW)
 
     def __init__(
-        self, instances: Sequence[ExecutionInstance], folder: Path, engine: str, port: int
+        self, instances: Sequence[ExecutionInstance], folder: Path, model: str, port: int
     ) -> None:
-        super().__init__(instances, folder, engine)
-        self._model = instances[0].model_name
+        super().__init__(instances, folder)
+        self._model = model
         self._relay = Relay(port)
 
     def plane(self, ledger: Path) -> ControlPlane:
@@ -34,7 +35,7 @@ class ServedFleet(ProcessFleet):
         plane = super().plane(ledger)
         plane.register(
             ExecutionInstance(
-                "served",
+                SERVED,
                 host="127.0.0.1",
                 port=self._relay.port,
                 model_name=self._model,
@@ -49,7 +50,7 @@ class ServedFleet(ProcessFleet):
         )
         return plane
 
-    async def inject(self, fault: str, chance: random.Random) -> bool:
+    async def inject(self, fault: str, chance: random.Random) -> str:
         if fault == GONE:
             await asyncio.to_thread(self._relay.stop)
             await asyncio.sleep(chance.uniform(0.1, 2.0))
@@ -62,7 +63,7 @@ class ServedFleet(ProcessFleet):
             self._relay.slow_s = 0.0
         else:
             return await super().inject(fault, chance)
-        return True
+        return SERVED
 
     def close(self) -> None:
         self._relay.stop()

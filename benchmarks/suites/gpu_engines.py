@@ -14,7 +14,7 @@ requests were cancelled; ENGINE_memory_mb, what it takes of the card; ENGINE_thr
 seconds of the engine alone / through the plane for 128 prompts of 256 tokens and 128 tokens each;
 ENGINE_aa_p10, 10th percentile of alone / alone again. n counts rounds."""
 
-ROUNDS = {"ci": 3, "full": 10}
+SIZES = {"ci": 3, "full": 10}
 
 
 def run(preset: str) -> dict[str, Metric]:
@@ -28,7 +28,7 @@ def run(preset: str) -> dict[str, Metric]:
         if why:
             print(f"left out: {engine}: {why}")
             continue
-        for name, metric in _measure(engine, prompts, expected, ROUNDS[preset]).items():
+        for name, metric in _measure(engine, prompts, expected, SIZES[preset]).items():
             found[f"{engine.replace('-', '_')}_{name}"] = metric
     return found
 

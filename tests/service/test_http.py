@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +71,53 @@ def test_pipelined_requests_are_answered_in_order(server: Serving) -> None:
         data = read_all(sock)
     assert statuses(data) == [200] * 5
     assert re.findall(rb"x-request-id: (\S+)", data) == [n.partition(b": ")[2] for n in names]
+
+
+def test_thousands_that_are_refused_fit_into_one_packet(server: Serving) -> None:
+    one = b"GET /nothing HTTP/1.1\r\nhost: x\r\n"
+    with wire(server) as sock:
+        sock.sendall((one + b"\r\n") * 3000 + one + CLOSE + b"\r\n\r\n")
+        assert statuses(read_all(sock)) == [404] * 3001
+
+
+def test_a_request_comes_in_pieces_while_another_is_answered(server: Serving) -> None:
+    big = whole(chat(max_tokens=1, user="u" * 200_000), CLOSE)
+    cut = big.index(b"\r\n\r\n") + 100
+    for first in (cut, 20):  # within the body, within the head
+        with wire(server) as sock:
+            sock.sendall(whole(chat(max_tokens=1)) + big[:first])
+            answer = sock.recv(65536)
+            for start in range(first, len(big), 30_000):
+                sock.sendall(big[start : start + 30_000])
+            assert statuses(answer + read_all(sock)) == [200, 200]
+
+
+def test_a_head_is_measured_once(server: Serving) -> None:
+    """20 kB in two packets are 20 kB, and below the limit."""
+    head = b"".join(b"x-%d: %b\r\n" % (n, b"y" * 1000) for n in range(20))
+    with wire(server) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n" + CLOSE + b"\r\n" + head)
+        server.in_loop(lambda: None)
+        sock.sendall(b"\r\n")
+        assert statuses(read_all(sock)) == [200]
+
+
+def test_who_takes_no_answers_gets_no_more_of_them() -> None:
+    config = GatewayConfig(port=0, write_timeout_s=0.6)
+    asked = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
+    with sim(config=config) as serving, wire(serving) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(0.2)
+        with pytest.raises(OSError):  # it stops reading, and cuts in the end
+            while True:
+                sock.sendall(asked * 100)
+        (connection,) = serving.gateway.connections
+        assert connection._transport.get_write_buffer_size() < 1 << 20
+        for _ in range(100):
+            if not serving.gateway.connections:
+                break
+            time.sleep(0.1)
+        assert not serving.gateway.connections
 
 
 def test_a_chunked_body(server: Serving) -> None:

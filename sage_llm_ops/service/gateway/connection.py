@@ -5,8 +5,12 @@ time-outs, one request at a time, an answer before the body is read, backpressur
 who leaves ends the work done for it. Why not a server of somebody else's: docs/adr/0006.
 
     idle ─► head ─► body ─► busy (a task runs the application) ─► idle, or lingering ─► closed
+                             ▲                                 │
+                             └── unread, until it took enough ◄┘
 
-In `lingering` the last answer is out and the sending side is shut; what the client still sends is
+Requests may come while others are answered: `_part` is what the parser is in the middle of, whatever
+the state. `unread`: the client has not taken its answers, so nothing more is read or answered. In
+`lingering` the last answer is out and the sending side is shut; what the client still sends is
 thrown away for a moment, because a close with unread bytes would reset the connection and could
 take the answer with it.
 """
@@ -23,7 +27,12 @@ from typing import Any, Protocol, final
 import httptools
 
 from sage_llm_ops.config.gateway import GatewayConfig
-from sage_llm_ops.service.gateway.errors import HttpError, error_answer
+from sage_llm_ops.service.gateway.errors import (
+    HttpError,
+    body_too_large,
+    error_answer,
+    head_too_large,
+)
 from sage_llm_ops.service.gateway.messages import Answer, HttpRequest, stream_head
 
 log = logging.getLogger("sage_llm_ops.gateway")
@@ -72,8 +81,14 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
+        self._part = ""
+        """`head` or `body`: what the parser is in the middle of."""
         self._size = 0
-        """Bytes of the head, or of the body, so far."""
+        """Bytes of the whole headers, or of the body, so far."""
+        self._raw = 0
+        """Bytes that came since the head began and did not end it."""
+        self._unsent = 0
+        """Bytes of answers that the client had not taken when that was looked at last."""
         self._deaf = False
         """What still comes belongs to nothing that will be answered."""
         self._ready: deque[HttpRequest] = deque()
@@ -100,6 +115,7 @@ class Connection(asyncio.Protocol):
                     retry_after_s=1.0,
                 )
             )
+            self._next()
             return
         self._expect("idle", self.config.header_timeout_s)
 
@@ -107,8 +123,9 @@ class Connection(asyncio.Protocol):
         """Bytes came."""
         if self._deaf:
             return
-        if self._task is None:
+        if self._task is None and self._state != "unread":
             self._feed(data)
+            self._next()
             return
         self._backlog += data
         if len(self._backlog) > BACKLOG_BYTES:
@@ -136,6 +153,13 @@ class Connection(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
+        if self._state == "unread" and not self._transport.is_closing():
+            if self.app.draining:
+                self._linger()
+                return
+            self._rest()
+            self._transport.resume_reading()
+            self._next()
 
     # -- the server's calls -------------------------------------------------------------------
 
@@ -152,12 +176,21 @@ class Connection(asyncio.Protocol):
                     code="request_timeout",
                 )
             )
-        elif self._state == "idle":
+            self._next()
+        elif self._state == "idle" and not self._transport.get_write_buffer_size():
             self._transport.close()
-        else:
-            if self._state == "busy":
+        elif not self._taking():
+            if self._transport.get_write_buffer_size():
                 log.warning("a client took nothing for %g s: cut", self.config.write_timeout_s)
             self._transport.abort()
+
+    def _taking(self) -> bool:
+        """Whether the client takes what is ready for it, if slowly: then it has more time."""
+        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        if not 0 < self._unsent < before:
+            return False
+        self.deadline = self._loop.time() + self.config.write_timeout_s
+        return True
 
     def wind_down(self) -> None:
         """Close now if nothing is being served, else after the answer."""
@@ -172,7 +205,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._target, self._headers, self._body, self._size = b"", {}, [], 0
-        self._request = None
+        self._request, self._part = None, "head"
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -200,10 +233,10 @@ class Connection(asyncio.Protocol):
         size = self._size + len(self._target)
         length = request.headers.get("content-length", "0")
         if size > config.max_header_bytes:
-            refusal = error_answer(_head_too_large(size, config))
+            refusal = error_answer(head_too_large(size, config))
         elif refusal is None and length.isdecimal() and int(length) > config.max_body_bytes:
-            refusal = error_answer(_body_too_large(length, config))
-        self._size = 0
+            refusal = error_answer(body_too_large(length, config))
+        self._size, self._part = 0, "body"
         has_body = length != "0" or "transfer-encoding" in request.headers
         if refusal is not None and (has_body or refusal.status == 431):
             self._hang_up(request, refusal)
@@ -220,10 +253,11 @@ class Connection(asyncio.Protocol):
         self._body.append(data)
         self._size += len(data)
         if self._size > self.config.max_body_bytes:
-            too_large = _body_too_large(f"{self._size} or more", self.config)
+            too_large = body_too_large(f"{self._size} or more", self.config)
             self._hang_up(self._request, error_answer(too_large))
 
     def on_message_complete(self) -> None:
+        self._part = ""
         if self._deaf or self._request is None:
             return
         request, self._request = self._request, None
@@ -236,8 +270,8 @@ class Connection(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         if self._state == "idle":
-            self._size = 0
             self._expect("head", self.config.header_timeout_s)
+        before = len(self._ready)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -247,11 +281,12 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if not self._deaf:
                 self._bad(error)
-        if self._state == "head":
-            self._size += len(data)  # llhttp keeps what is no whole header yet
-            if self._size > 2 * self.config.max_header_bytes and not self._deaf:
-                self._refuse(_head_too_large(self._size, self.config))
-        self._next()
+        # llhttp keeps what is no whole header yet. What came behind another request in one packet is
+        # not told apart from it.
+        inside = self._part == "head" and len(self._ready) == before
+        self._raw = self._raw + len(data) if inside else 0
+        if self._raw > 2 * self.config.max_header_bytes and not self._deaf:
+            self._refuse(head_too_large(self._raw, self.config))
 
     def _bad(self, error: Exception) -> None:
         self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}", code="bad_http"))
@@ -261,7 +296,6 @@ class Connection(asyncio.Protocol):
         request = HttpRequest("", "", {}, keep_alive=False, came=time.monotonic())
         self.app.gate(request, self)
         self._hang_up(request, error_answer(error))
-        self._next()
 
     def _hang_up(self, request: HttpRequest, answer: Answer) -> None:
         """The last answer of this connection, once those before it are out."""
@@ -272,14 +306,27 @@ class Connection(asyncio.Protocol):
     # -- answering ----------------------------------------------------------------------------
 
     def _next(self) -> None:
-        if self._task is None and self._ready:
-            request = self._ready.popleft()
-            self._state, self.deadline = "busy", None
-            if request.refusal is not None:
-                self._write(request, request.refusal)
-                self._done(request)
+        """Go on with what has come: one request at a time, and none while answers are not taken. A
+        loop, because thousands that are refused fit into one packet."""
+        while self._task is None and self._state not in ("unread", "lingering"):
+            if self._transport.is_closing():
+                return
+            if self._ready:
+                self._begin(self._ready.popleft())
+            elif self._backlog:
+                data, self._backlog = bytes(self._backlog), bytearray()
+                self._transport.resume_reading()
+                self._feed(data)
             else:
-                self._task = self._loop.create_task(self._serve(request))
+                return
+
+    def _begin(self, request: HttpRequest) -> None:
+        self._state, self.deadline = "busy", None
+        if request.refusal is not None:
+            self._write(request, request.refusal)
+            self._done(request)
+        else:
+            self._task = self._loop.create_task(self._serve(request))
 
     async def _serve(self, request: HttpRequest) -> None:
         try:
@@ -300,6 +347,7 @@ class Connection(asyncio.Protocol):
         if answer is not None:
             self._write(request, answer)
         self._done(request)
+        self._next()
 
     def _write(self, request: HttpRequest, answer: Answer) -> None:
         if self.app.draining:
@@ -314,22 +362,26 @@ class Connection(asyncio.Protocol):
         self.app.answered(request, self._status)
         if self._transport.is_closing():
             return
+        self._unsent = self._transport.get_write_buffer_size()
         if not request.keep_alive or self.app.draining:
             self._linger()
-            return
-        self._expect("idle", self.config.keep_alive_s)
-        if self._ready:
-            self._next()
-        elif self._backlog:
-            data, self._backlog = bytes(self._backlog), bytearray()
-            self._transport.resume_reading()
-            self._feed(data)
+        elif self._writable is not None:
+            self._transport.pause_reading()
+            self._expect("unread", self.config.write_timeout_s)
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is being answered."""
+        config = self.config
+        limits = {"head": config.header_timeout_s, "body": config.body_timeout_s}
+        self._expect(self._part or "idle", limits.get(self._part, config.keep_alive_s))
 
     def _linger(self) -> None:
         self._deaf = True
         self._backlog.clear()
         self._ready.clear()
-        self._expect("lingering", LINGER_S)
+        self._expect("lingering", self.config.write_timeout_s if self._unsent else LINGER_S)
         self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -358,6 +410,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(_piece(request, data))
         if self._writable is not None:
             self.deadline = self._loop.time() + self.config.write_timeout_s
+            self._unsent = self._transport.get_write_buffer_size()
             await self._writable
             self.deadline = None
 
@@ -370,21 +423,3 @@ class Connection(asyncio.Protocol):
 
 def _piece(request: HttpRequest, data: bytes) -> bytes:
     return data if request.old else b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def _head_too_large(size: int, config: GatewayConfig) -> HttpError:
-    return HttpError(
-        431,
-        f"the head has {size} bytes and max_header_bytes={config.max_header_bytes}; send less "
-        "in headers, or raise it",
-        code="head_too_large",
-    )
-
-
-def _body_too_large(size: str, config: GatewayConfig) -> HttpError:
-    return HttpError(
-        413,
-        f"the body has {size} bytes and max_body_bytes={config.max_body_bytes}; send less, or "
-        "raise it",
-        code="body_too_large",
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from sage_llm_ops.config.gateway import GatewayConfig
 from sage_llm_ops.service.gateway.messages import Answer, json_answer
 from sage_llm_ops.types.errors import (
     CapabilityError,
@@ -102,3 +103,23 @@ def _told(error: Exception) -> tuple[int, dict[str, object], tuple[tuple[str, st
     default = "server_error" if status >= 500 else "invalid_request_error"
     kind = _TYPES.get(status, default)
     return status, {"message": message, "type": kind, "param": param, "code": code}, headers
+
+
+def head_too_large(size: int, config: GatewayConfig) -> HttpError:
+    """Too much in headers."""
+    return HttpError(
+        431,
+        f"the head has {size} bytes and max_header_bytes={config.max_header_bytes}; send less "
+        "in headers, or raise it",
+        code="head_too_large",
+    )
+
+
+def body_too_large(size: str, config: GatewayConfig) -> HttpError:
+    """Too much in a body."""
+    return HttpError(
+        413,
+        f"the body has {size} bytes and max_body_bytes={config.max_body_bytes}; send less, or "
+        "raise it",
+        code="body_too_large",
+    )

@@ -165,6 +165,10 @@ def test_why(client: httpx.Client) -> None:
         place = next(entry for entry in why["entries"] if entry["kind"] == "place")
         assert place["worker"] in why["workers"]
         assert len(place["rows"]) == len(place["costs"]) == 2
+    chained = client.post(CHAT, json=chat(max_tokens=2), headers={"x-request-id": "cmpl-mine"})
+    assert chained.json()["id"] == "chatcmpl-cmpl-mine"
+    for name in ("cmpl-mine", "chatcmpl-cmpl-mine"):
+        assert client.get(f"/v1/why/{name}").json()["request_id"] == "cmpl-mine"
     missing = client.get("/v1/why/nobody")
     assert (missing.status_code, error_of(missing)["code"]) == (404, "unknown_request")
 
@@ -284,6 +288,8 @@ def test_headers_say_priority_tenant_and_objective() -> None:
         more = {"priority": "low", "slo_deadline_ms": 9, "user": "u", "timeout_ms": 5000}
         seen = _request_of(serving, fleet, client, {}, **more)
         assert (seen.priority, seen.slo_ms, seen.tenant, seen.timeout_s) == (3, 9.0, "u", 5.0)
+        endless = client.post(CHAT, json=chat(), headers={"x-priority": "9" * 5000})
+        assert (endless.status_code, error_of(endless)["code"]) == (400, "invalid_request")
         bad = client.post(CHAT, json=chat(), headers={"x-slo-ms": "soon"})
         assert (bad.status_code, error_of(bad)["param"]) == (400, "x-slo-ms")
 

@@ -118,3 +118,16 @@ def test_engines_that_cannot_be(server: Serving, body: dict[str, object], words:
     assert refused.status_code == 400
     assert words in error_of(refused)["message"]
     assert "x" not in server.plane.instances
+
+
+def test_what_was_decided_is_told_to_whose_request_it_was(server: Serving) -> None:
+    with server.client(USER) as user, server.client(ADMIN) as admin:
+        for client, name in ((user, "users"), (admin, "admins")):
+            sent = client.post(
+                "/v1/chat/completions", json=chat(max_tokens=1), headers={"x-request-id": name}
+            )
+            assert sent.status_code == 200
+        assert user.get("/v1/why/users").status_code == 200
+        assert user.get("/v1/why/chatcmpl-users").status_code == 200
+        assert user.get("/v1/why/admins").status_code == 404
+        assert admin.get("/v1/why/users").status_code == 200

@@ -90,12 +90,16 @@ async def metrics(gateway: Gateway, call: Call) -> Answer:
 
 
 async def why(gateway: Gateway, call: Call) -> Answer:
-    """What was decided about a request, from the ledger's memory."""
-    given = identity = call.params["request_id"]
-    for prefix in PREFIXES:
-        identity = identity.removeprefix(prefix)
-    entries = gateway.plane.pipeline.ledger.about(identity)
-    if not entries:
+    """What was decided about a request, from the ledger's memory; one of another key is unknown."""
+    given = call.params["request_id"]
+    found = gateway.plane.pipeline.ledger.about
+    # As it is first: a client may have chosen an id that begins like those of answers.
+    inner = (given.removeprefix(prefix) for prefix in PREFIXES if given.startswith(prefix))
+    for identity in (given, *inner):
+        entries = found(identity)
+        if entries and gateway.senders.may_read(call.key, identity):
+            break
+    else:
         raise HttpError(
             404,
             f"nothing about request {given!r} is remembered here; the ledger's file may hold it: "

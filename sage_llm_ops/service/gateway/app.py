@@ -15,7 +15,7 @@ from typing import final
 from sage_llm_ops.config.gateway import GatewayConfig
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.requests import new_id
-from sage_llm_ops.service.gateway.auth import Keys
+from sage_llm_ops.service.gateway.auth import Keys, Senders
 from sage_llm_ops.service.gateway.catalogue import serving, shortest
 from sage_llm_ops.service.gateway.connection import Connection
 from sage_llm_ops.service.gateway.errors import HttpError, error_answer
@@ -49,6 +49,7 @@ class Gateway:
         self.pool = ThreadPoolExecutor(
             max(2, min(8, os.cpu_count() or 2)), thread_name_prefix="gateway-tokenize"
         )
+        self.senders = Senders()
         self._keys = Keys(config)
         self.tick()
 

@@ -25,6 +25,29 @@ def key_hash(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+class Senders:
+    """Whose requests are whose: what was decided about one is told to its own key, and to admins."""
+
+    MOST = 4096
+    """Requests that are remembered; more than the ledger holds entries about."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def add(self, request_id: str, key: ApiKey | None) -> None:
+        """It was sent with this key."""
+        if key is None:
+            return
+        self._names.pop(request_id, None)
+        self._names[request_id] = key.name
+        if len(self._names) > self.MOST:
+            del self._names[next(iter(self._names))]
+
+    def may_read(self, key: ApiKey | None, request_id: str) -> bool:
+        """Without keys everybody may."""
+        return key is None or key.role == "admin" or self._names.get(request_id) == key.name
+
+
 class Keys:
     """The configured keys. Without any, everybody may generate, and this machine may manage."""
 

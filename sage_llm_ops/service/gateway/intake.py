@@ -158,7 +158,8 @@ def _priority(headers: Mapping[str, str], given: int | str | None) -> Any:
     said: int | str | None = headers.get("x-priority", given)
     if said is None:
         return RequestPriority.NORMAL
-    return int(said) if isinstance(said, str) and said.isdecimal() else said
+    short = isinstance(said, str) and said.isdecimal() and len(said) < 10
+    return int(said) if short else said
 
 
 def _number(headers: Mapping[str, str], name: str, given: float | None) -> float | None:
@@ -207,6 +208,7 @@ async def accept(
                 request = as_request(metadata, wanted.model, tokenizer)
             _fit(gateway, wanted, request)
             handles.append(gateway.plane.submit_request(request, tokenizer))
+            gateway.senders.add(identity, call.key)
             if number % 64 == 63:
                 await asyncio.sleep(0)  # a call of many prompts does not keep the others waiting
     except BaseException:

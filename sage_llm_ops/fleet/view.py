@@ -35,6 +35,8 @@ class Reservation:
     tokens: int
     probe: bool = False
     """Given to a worker whose breaker is half open."""
+    heard: bool = False
+    """Whether tokens came, as far as somebody who looks at probes has noted it."""
 
 
 class Fleet:
@@ -129,15 +131,16 @@ class Fleet:
         row = self.rows[worker]
         if gone:
             self._away.discard(row)
-        self.state[row] = GONE if gone else DOWN
-        self.kv_usage[row] = np.nan
-        self._refresh(self._serves[row])
+        elif self.state[row] == GONE:
+            return  # said before it left, heard after it
+        self._fall(row, GONE if gone else DOWN)
 
     def away(self, worker: WorkerId) -> None:
         """As `down`, until it joins again, with another definition. So nobody who can be served by
         this worker alone is told that there is none."""
-        self._away.add(self.rows[worker])
-        self.down(worker)
+        row = self.rows[worker]
+        self._away.add(row)
+        self._fall(row, DOWN)
 
     def drain(self, worker: WorkerId) -> None:
         """Nothing new goes there."""
@@ -204,6 +207,13 @@ class Fleet:
                 self._free[needs] += gained
                 self._epochs[needs] += 1
         return held
+
+    def probe_of(self, row: int) -> NodeId | None:
+        """The node by which a worker is probed now."""
+        if not self._probes.get(row):
+            return None
+        nodes = self.reservations.items()
+        return next((node for node, held in nodes if held.probe and held.row == row), None)
 
     # -- questions ----------------------------------------------------------------------------
 
@@ -287,6 +297,11 @@ class Fleet:
                 raise IntegrityError(f"fleet: free slots for {needs} are counted wrongly")
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _fall(self, row: int, state: int) -> None:
+        self.state[row] = state
+        self.kv_usage[row] = np.nan
+        self._refresh(self._serves[row])
 
     def _could(self, row: int, needs: Needs) -> bool:
         """A worker that never came up has not said which tasks it does: it may do this one."""

@@ -35,12 +35,14 @@ event and started again by its supervisor."""
 class ObserveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A worker that fails `breaker_failures` of its latest `breaker_window` requests gets nothing for
     `breaker_open_s`, then one request at a time; each one that fails doubles the wait, up to
-    `breaker_most_s`. `breaker_failures = 0`: no breaker."""
+    `breaker_most_s`. A probe has failed, too, when it has no token and no end after `breaker_probe_s`,
+    or at the deadline of its request. `breaker_failures = 0`: no breaker."""
 
     breaker_failures: int = 5
     breaker_window: int = 20
     breaker_open_s: float = 5.0
     breaker_most_s: float = 60.0
+    breaker_probe_s: float = 30.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.breaker_failures <= self.breaker_window:
@@ -53,6 +55,8 @@ class ObserveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"breaker_open_s={self.breaker_open_s} must be above 0 and at most "
                 f"breaker_most_s={self.breaker_most_s}"
             )
+        if not self.breaker_probe_s > 0.0:
+            raise ValueError(f"breaker_probe_s={self.breaker_probe_s} must be above 0")
 
 
 REFUSING_S = 0.25
@@ -98,6 +102,8 @@ class Observe(Operator):
 
     def first_token(self, event: FirstToken) -> Emitted:
         job = self.plane.running.get(event.node)
+        if self._breakers:
+            self._heard(event.node)
         if job is not None and job.first_token is None:
             job.first_token = event.now if event.at is None else event.at
             job.cached = event.cached
@@ -106,8 +112,8 @@ class Observe(Operator):
         held = self.plane.fleet.release(event.node)
         if held is None:
             return None
-        if self._breakers and event.finish_reason != "cancelled":
-            self._answered(event, held, ok=True)
+        if self._breakers:
+            self._ended(event, held)
         return event
 
     def node_failed(self, event: NodeFailed) -> Emitted:
@@ -134,6 +140,9 @@ class Observe(Operator):
             self._trust(
                 event, row, "half_open", "it was open long enough; its next request probes it"
             )
+            self._look_again(event, WorkerId(event.key), self.options.breaker_probe_s)
+        if event.kind == "probe":
+            self._probe_hangs(event, WorkerId(event.key))
         return event
 
     def join(self, event: WorkerJoin) -> Emitted:
@@ -196,6 +205,40 @@ class Observe(Operator):
         if breaker.idle:
             del self._breakers[row]
 
+    def _ended(self, event: NodeDone, held: Reservation) -> None:
+        """A request that was cancelled says nothing, unless time was up and its probe silent."""
+        ok = event.finish_reason != "cancelled"
+        if not ok:
+            job = self.plane.running.get(event.node)
+            late = job is not None and job.cancelled == "deadline_expired"
+            if not late or not held.probe or held.heard:
+                return
+        self._answered(event, held, ok=ok)
+
+    def _heard(self, node: NodeId) -> None:
+        held = self.plane.fleet.reservations.get(node)
+        if held is not None:
+            held.heard = True
+
+    def _probe_hangs(self, event: Timer, worker: WorkerId) -> None:
+        """Looked at as long as it is half open: a probe that hangs would keep everybody else out."""
+        fleet, limit = self.plane.fleet, self.options.breaker_probe_s
+        row = fleet.rows[worker]
+        probe = fleet.probe_of(row)
+        if probe is None or fleet.reservations[probe].heard:
+            self._look_again(event, worker, limit)
+            return
+        job = self.plane.running.get(probe)
+        placed = None if job is None else job.placed
+        if placed is not None and event.now < placed + limit:
+            self._look_again(event, worker, placed + limit - event.now)
+            return
+        # Without a job its request was told that it is over, and the worker still holds it.
+        self._answered(event, fleet.reservations[probe], ok=False)
+
+    def _look_again(self, event: Event, worker: WorkerId, after_s: float) -> None:
+        self.plane.timers.at(event.now + after_s, "probe", worker, daemon=True)
+
     def _opened(self, event: Event, row: int, breaker: Breaker) -> None:
         wait = breaker.wait_s(self._rule)
         self.plane.timers.at(event.now + wait, "breaker", breaker.worker)
@@ -215,6 +258,8 @@ class Observe(Operator):
 
     def _trust(self, event: Event, row: int, change: str, why: str) -> None:
         fleet = self.plane.fleet
+        if change != "half_open":
+            self.plane.timers.cancel("probe", fleet.ids[row])
         fleet.set_breaker(row, CHANGES[change])
         self.plane.ledger.breaker(event.seq, event.now, fleet.ids[row], change, why)
 

@@ -110,6 +110,54 @@ def test_a_probe_that_says_nothing_makes_room_for_the_next(two: Harness) -> None
     assert breaker(two) == "closed"
 
 
+def broken(graph: Harness) -> None:
+    """`bad` alone, and half open."""
+    graph.leave("good")
+    graph.configure("recover", "max_attempts", 1)
+    for name in ("a", "b", "c"):
+        graph.arrive(name)
+    serve(graph)
+    graph.advance(1.3)
+    assert breaker(graph) == "half_open"
+
+
+@pytest.mark.parametrize("told_off", [False, True])
+def test_a_probe_that_hangs_has_failed(two: Harness, told_off: bool) -> None:
+    broken(two)
+    two.advance(20.0)
+    two.arrive("hangs", timeout_s=5.0 if told_off else None)
+    two.arrive("waits")
+    two.advance(29.0)
+    assert breaker(two) == "half_open"
+    two.advance(31.0)
+    assert told(two)[-3:] == ["half_open", "opened", "half_open"]
+    assert len(two.on("bad")) == 2, "the next one probes it"
+    two.done(two.node_of("waits"))
+    assert breaker(two) == "closed"
+    if told_off:
+        assert two.codes("hangs") == ["deadline_expired"]
+
+
+def test_a_probe_whose_time_is_up_in_silence_has_failed(two: Harness) -> None:
+    broken(two)
+    two.arrive("late", timeout_s=2.0)
+    node = two.node_of("late")
+    two.advance(2.1)
+    two.acknowledge(node)
+    assert breaker(two) == "open"
+
+
+def test_a_probe_that_speaks_has_all_the_time_it_needs(two: Harness) -> None:
+    broken(two)
+    two.arrive("long")
+    two.first_token(two.node_of("long"))
+    two.advance(300.0)
+    assert breaker(two) == "half_open"
+    two.done(two.node_of("long"))
+    assert breaker(two) == "closed"
+    assert two.source.pending() == []
+
+
 def test_what_it_was_given_before_says_nothing_new(two: Harness) -> None:
     two.leave("good")
     two.configure("recover", "max_attempts", 1)

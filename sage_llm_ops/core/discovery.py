@@ -141,9 +141,10 @@ class Discovery:
                 continue
             mine = copy.deepcopy(instance)  # the plane writes into what it is given
             if known and declared is not None:
-                before[identity] = instance  # also where it does not come up: it is registered
                 if self._did(failed, identity, self._replace, mine):
                     replaced.append(identity)
+                if self._plane.instances.get(identity) is mine:  # also where it does not come up
+                    before[identity] = instance
             elif self._did(failed, identity, self._plane.register, mine):
                 before[identity] = instance
                 added.append(identity)

@@ -75,6 +75,10 @@ class Members:
         with self._lock:
             if identity in self.instances:
                 raise ConfigError(f"instance_id={identity!r} is registered already; choose another")
+            if identity in self._changing:
+                raise ConfigError(
+                    f"instance {identity!r} is being taken out; wait for its end, or choose another id"
+                )
             runs = runs_as(instance)
             serving = self._opened and not self._closed
             worker = self._made(instance, runs) if serving else None
@@ -89,10 +93,14 @@ class Members:
             self._refuse_changing(instance_id)
             instance = self.instances[instance_id]
             self._remove(instance_id)
-        worker = self._pipeline.hands.workers.get(WorkerId(instance_id))
-        if worker is not None:
-            self._take_out(worker, "it was unregistered", drain_s)
-            instance.health_status = "unknown"
+            self._changing.add(instance_id)
+        try:
+            worker = self._pipeline.hands.workers.get(WorkerId(instance_id))
+            if worker is not None:
+                self._take_out(worker, "it was unregistered", drain_s)
+                instance.health_status = "unknown"
+        finally:
+            self._changing.discard(instance_id)
 
     def replace(self, instance: ExecutionInstance, timeout_s: float) -> None:
         """See `ControlPlane.replace`."""
@@ -159,6 +167,8 @@ class Members:
                 self.unregister(identity, None)
             except UnknownName:
                 pass  # it left by itself just now
+            except ConfigError:
+                self._leases.grant(identity, lease_s)  # it is being replaced: looked at again later
 
     # -- questions ----------------------------------------------------------------------------
 

@@ -81,6 +81,9 @@ class LiveHands:
         """Accepted and not ended."""
         self.hellos: dict[WorkerId, Hello] = {}
         """What each worker said of itself when it last came up."""
+        self.lives: dict[WorkerId, int] = {}
+        """Incarnations under the ids of those who left: another worker of such an id goes on
+        counting, so that a death which is heard late is not taken for its own."""
         self.stale = 0
         """Events of nodes that nobody waits for any more."""
         self._source = source
@@ -180,7 +183,8 @@ class LiveHands:
                 try:
                     self._on_event(route, event)
                 except Exception as error:
-                    log.exception("worker %s: bad event for node %s", worker, event.node)
+                    # A worker that lies does so often, and where in here it was noticed says nothing.
+                    log.error("worker %s: bad event for node %s: %r", worker, event.node, error)
                     self._fail(
                         event.node, "engine_failed", f"worker {worker!r} broke the stream: {error}"
                     )
@@ -199,7 +203,7 @@ class LiveHands:
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         """A worker takes nodes."""
-        attached = self.workers.get(worker)
+        attached = self._alive(worker, incarnation)
         if attached is None:
             return  # it left while it came up
         self.hellos[worker] = hello
@@ -223,6 +227,8 @@ class LiveHands:
 
     def on_down(self, worker: WorkerId, incarnation: int, reason: str) -> None:
         """A worker is gone, and with it what it ran."""
+        if self._alive(worker, incarnation) is None:
+            return  # it left before, and what it ran went elsewhere
         self._source.post(WorkerDown(worker=worker, reason=reason, lost=self._forget(worker)))
         self._tell("down", worker, reason)
 
@@ -235,7 +241,9 @@ class LiveHands:
     def leave(self, worker: WorkerId, reason: str, *, returns: bool = False) -> None:
         """Take a worker out, for good or until another one `returns` under its id; what it still runs
         fails over."""
-        self.workers.pop(worker, None)
+        left = self.workers.pop(worker, None)
+        if left is not None:
+            self.lives[worker] = left.incarnation
         self.hellos.pop(worker, None)
         self._ignores.pop(worker, None)
         self._adapters.pop(worker, None)
@@ -265,6 +273,11 @@ class LiveHands:
             self._emptied.notify_all()
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _alive(self, worker: WorkerId, incarnation: int) -> Worker | None:
+        """Who says so, if it still belongs here."""
+        attached = self.workers.get(worker)
+        return attached if attached is not None and attached.incarnation == incarnation else None
 
     def _on_event(self, route: Route, event: EngineEvent) -> None:
         kind = event.__class__

@@ -173,6 +173,7 @@ class LivePipeline:
         """Make a worker known. It takes nodes once it reports itself up."""
         if self.hands.workers.setdefault(worker.id, worker) is not worker:
             raise ConfigError(f"worker {worker.id!r} is attached already; detach it first")
+        worker.incarnation = self.hands.lives.get(worker.id, worker.incarnation)
         instance = worker.instance
         names = instance.other_names
         self.source.post(WorkerJoin(worker=worker.id, model=instance.model_name, models=names))

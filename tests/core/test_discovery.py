@@ -144,3 +144,13 @@ async def test_a_plane_without_a_file_says_so() -> None:
     with pytest.raises(ConfigError, match="not built from a file"):
         await manager.reload()
     await manager.stop()
+
+
+async def test_what_could_not_be_replaced_is_tried_again(tmp_path: Path) -> None:
+    file = write(tmp_path / "services.toml", w0=1000.0)
+    async with ControlPlaneManager.from_config(file) as manager:
+        write(file, w0=2000.0)
+        with manager.control._members._change("w0"):  # somebody rolls the fleet just now
+            report = await manager.reload()
+        assert [identity for identity, _ in report.failed] == ["w0"]
+        assert (await manager.reload()).replaced == ("w0",)

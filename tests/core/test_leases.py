@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -67,3 +68,22 @@ async def test_a_refused_lease_registers_nothing() -> None:
         assert list(manager.executor.instances) == ["w0"]
         with pytest.raises(UnknownName):
             manager.control.heartbeat("w0")
+
+
+async def test_a_lease_that_ends_while_its_instance_is_replaced_is_not_forgotten() -> None:
+    async with held("stays") as (manager, fleet):
+        plane = manager.control
+        plane.register_leased(instance("leased"), 60.0)
+        await manager.submit_request(request("r", pin="leased"))
+        old = fleet["leased"]
+        old.wait_for("r")
+        plane.register_leased(instance("other"), 60.0)
+        changing = asyncio.ensure_future(manager.replace_instance(instance("leased")))
+        await until(lambda: "leased" in plane._members._changing)
+        for name in ("leased", "other"):
+            plane._members._leases.grant(name, 1e-9)
+        plane._members.end_leases()
+        assert "other" not in plane.instances, "one that cannot leave yet keeps nobody else"
+        old.end("r")
+        await asyncio.wait_for(changing, 10.0)
+        await until(lambda: "leased" not in plane.instances)

@@ -182,7 +182,7 @@ async def test_all_are_replaced_under_load_and_no_request_fails(fleet: object) -
         metrics = manager.get_metrics()
         assert (metrics.failed_requests, metrics.completed_requests) == (0, len(served))
         incarnations = [manager.executor.worker(w).incarnation for w in manager.executor.instances]
-        assert set(incarnations) == {1}, "each is a new worker, none was restarted"
+        assert set(incarnations) == {2}, "each is the second of its id, none was restarted"
 
 
 def rows(manager: ControlPlaneManager) -> list[dict[str, object]]:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from sage_llm_ops.types.errors import NoInstance, UnknownName, WorkerLost
+from sage_llm_ops.types.errors import ConfigError, NoInstance, UnknownName, WorkerLost
 from tests.core.fleets import SLOW, held, holder, instance, request
 
 
@@ -27,6 +27,35 @@ async def test_with_drain_what_runs_completes_there_and_nothing_new_comes() -> N
         result = await manager.wait_for_result("r", 10.0)
         assert (result.instance_id, result.attempts, result.text) == ("w0", 1, "A")
         assert fleet["w0"].stopped
+
+
+async def test_its_id_is_free_once_it_is_gone() -> None:
+    async with held("w0", "w1") as (manager, fleet):
+        await manager.submit_request(request("r", pin="w0"))
+        fleet["w0"].wait_for("r")
+        leaving = asyncio.ensure_future(manager.unregister_instance("w0"))
+        while "w0" in manager.executor.instances:
+            await asyncio.sleep(0)
+        with pytest.raises(ConfigError, match="'w0' is being taken out; wait for its end"):
+            manager.register_instance(instance("w0"))
+        assert list(manager.executor.instances) == ["w1"]
+        fleet["w0"].end("r")
+        await asyncio.wait_for(leaving, 10.0)
+        manager.register_instance(instance("w0"))
+        await manager.submit_request(request("s", pin="w0"))
+        fleet["w0"].wait_for("s")
+
+
+async def test_a_death_that_is_heard_late_is_not_that_of_the_next_one() -> None:
+    async with held("w0") as (manager, fleet):
+        old = fleet["w0"]
+        await manager.replace_instance(instance("w0"))
+        await manager.submit_request(request("r"))
+        fleet["w0"].wait_for("r")
+        manager.control.pipeline.hands.on_down(old.id, 1, "it died just before it was replaced")
+        fleet["w0"].end("r")
+        assert (await manager.wait_for_result("r", 10.0)).attempts == 1
+        assert manager.control.supervisor.workers[old.id].up
 
 
 async def test_without_drain_what_runs_goes_on_elsewhere() -> None:

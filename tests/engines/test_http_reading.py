@@ -197,3 +197,34 @@ def test_what_is_sent() -> None:
     path, body = request_of(node(5, 6, task="embed"), "m", vllm, as_tokens=True)
     assert path == "/v1/embeddings"
     assert body == {"model": "m", "input": [5, 6], "encoding_format": "float"}
+
+
+NOISE = [b"\xff\xfe{}", b'{"error": "\xff"}', b"[" * 100_000, b'{"error":' * 5000]
+
+
+@pytest.mark.parametrize("data", NOISE)
+def test_noise_breaks_the_stream_and_nothing_else(data: bytes) -> None:
+    with pytest.raises(Broken, match="garbage"):
+        Reading(node(1), as_tokens=False).take(data)
+    assert message_of(data)
+
+
+def test_text_without_end_is_ended() -> None:
+    reading = Reading(node(1), as_tokens=False)
+    with pytest.raises(Broken, match=r"it sent \d+ bytes, max_tokens=4"):
+        for _ in range(100):
+            reading.take(event(text="x" * 100))
+
+
+def test_a_second_answer_is_not_mixed_with_the_first() -> None:
+    reading = Reading(node(1), as_tokens=False)
+    reading.take(event(text="a"))
+    with pytest.raises(Broken, match="choice 1 where one was asked for"):
+        reading.take(event(text="b").replace(b'"index":0', b'"index":1'))
+
+
+def test_empty_lines_of_an_event_without_end_count() -> None:
+    parser = SseParser()
+    with pytest.raises(ProtocolError, match="longer than"):
+        for _ in range(100):
+            parser.feed(b"data:\n" * 100_000)

@@ -8,6 +8,9 @@ import msgspec
 
 LONGEST_MESSAGE = 500
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises over garbage: no JSON, no UTF-8, nested without end."""
+
 
 class Delta(msgspec.Struct):
     """A piece of a chat answer."""
@@ -106,7 +109,7 @@ def message_of(body: bytes) -> str:
     """The sentence in an error's body, whichever of the usual places it stands in."""
     try:
         return sentence(msgspec.json.decode(body))
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return body.decode(errors="replace").strip()[:LONGEST_MESSAGE] or "no reason given"
 
 

@@ -6,7 +6,7 @@ import logging
 
 import msgspec
 
-from sage_llm_ops.engines.http.answers import Chunk, Counts, code_of, sentence
+from sage_llm_ops.engines.http.answers import UNREADABLE, Chunk, Counts, code_of, sentence
 from sage_llm_ops.engines.tokens import pack
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.wire import Done, Tokens
@@ -15,6 +15,9 @@ log = logging.getLogger("sage_llm_ops.engines.http")
 
 ENDINGS = {"stop": "stop", "length": "length", "eos": "stop", "repetition": "stop"}
 """Finish reasons that are an ordinary end."""
+
+LONGEST_TOKEN = 1024
+"""Bytes; where text comes, a server that never ends must not take all memory."""
 
 
 class Broken(Exception):
@@ -45,7 +48,7 @@ class Reading:
             return None
         try:
             chunk = msgspec.json.decode(data, type=Chunk)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             shown = data[:80].decode(errors="replace")
             raise Broken("engine_failed", f"the stream is garbage: {error}: {shown!r}") from None
         if chunk.error is not None:
@@ -58,6 +61,8 @@ class Reading:
         self._counts = chunk.usage or self._counts
         ids: list[int] = []
         for choice in chunk.choices or ():
+            if choice.index:
+                raise self._broken(f"it sends choice {choice.index} where one was asked for")
             self._check_prompt(choice.prompt_token_ids)
             self._reason = choice.finish_reason or self._reason
             ids += self._ids(choice.token_ids, choice.written)
@@ -68,6 +73,8 @@ class Reading:
         limit = self.node.sampling.max_tokens
         if self._as_tokens and self.made > limit:
             raise Broken("engine_failed", f"it sent {self.made} tokens, max_tokens={limit}")
+        if self.made > limit * LONGEST_TOKEN:
+            raise Broken("engine_failed", f"it sent {self.made} bytes, max_tokens={limit}")
         return tokens
 
     def _check_prompt(self, theirs: list[int] | None) -> None:

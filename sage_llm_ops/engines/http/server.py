@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sage_llm_ops.engines.http.answers import Model, Models, code_of, message_of
+from sage_llm_ops.engines.http.answers import UNREADABLE, Model, Models, code_of, message_of
 from sage_llm_ops.engines.http.dialects import DIALECTS, Dialect, dialect_of
 from sage_llm_ops.engines.http.options import HttpOptions
 from sage_llm_ops.engines.http.reading import Broken
@@ -87,11 +87,23 @@ class Server:
 
     # -- what it is ---------------------------------------------------------------------------
 
+    async def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """A short question. httpx times each read; an answer that trickles has to end as well."""
+        import httpx
+
+        limit = self.options.read_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                return await self._asking.request(method, path, **more)
+        except TimeoutError:
+            said = f"{path} was not answered whole within {limit:g} s (read_timeout_s)"
+            raise httpx.ReadTimeout(said) from None
+
     async def ill(self) -> str:
         """Why it is not healthy; empty where it is. Raises what httpx raises."""
-        answer = await self._asking.get("/health")
+        answer = await self._ask("GET", "/health")
         if answer.status_code in (404, 405):  # OpenAI's own API has no such thing
-            answer = await self._asking.get("/v1/models")
+            answer = await self._ask("GET", "/v1/models")
         if answer.is_success:
             return ""
         return f"health check: {self._refusal(answer.status_code, answer.content)}"
@@ -99,13 +111,13 @@ class Server:
     async def identify(self) -> Served:
         """Raises `EngineStartError` where the server is there and is not what the options say."""
         options = self.options
-        answer = await self._asking.get("/v1/models")
+        answer = await self._ask("GET", "/v1/models")
         if not answer.is_success:
             refused = self._refusal(answer.status_code, answer.content)
             raise EngineStartError(f"{options.url}: {refused}")
         try:
             models = msgspec.json.decode(answer.content, type=Models).data
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise EngineStartError(
                 f"{options.url}/v1/models is not of an OpenAI-compatible server: {error}"
             ) from None
@@ -124,12 +136,12 @@ class Server:
     async def _compare_tokens(self) -> None:
         """Where the server lets us ask (vLLM's `/tokenize`)."""
         body = {"model": self.options.model, "prompt": SAMPLE}
-        answer = await self._asking.post(
-            "/tokenize", content=msgspec.json.encode(body), headers=JSON
+        answer = await self._ask(
+            "POST", "/tokenize", content=msgspec.json.encode(body), headers=JSON
         )
         try:
             theirs = msgspec.json.decode(answer.content)["tokens"] if answer.is_success else None
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (*UNREADABLE, KeyError, TypeError):
             return  # something else of that name
         if theirs is None:
             return
@@ -161,10 +173,10 @@ class Server:
 
     async def _version(self) -> str:
         """vLLM has an endpoint for it; others have none."""
-        answer = await self._asking.get("/version")
+        answer = await self._ask("GET", "/version")
         try:
             return str(msgspec.json.decode(answer.content)["version"]) if answer.is_success else ""
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (*UNREADABLE, KeyError, TypeError):
             return ""
 
     # -- asking for work ----------------------------------------------------------------------

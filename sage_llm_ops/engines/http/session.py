@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 
 from sage_llm_ops.engines.base import Uplink
-from sage_llm_ops.engines.http.answers import Embeddings
+from sage_llm_ops.engines.http.answers import UNREADABLE, Embeddings
 from sage_llm_ops.engines.http.body import headers_of, request_of
 from sage_llm_ops.engines.http.dialects import Dialect
 from sage_llm_ops.engines.http.options import HttpOptions
@@ -186,7 +186,7 @@ class Session:
         try:
             found = msgspec.json.decode(content, type=Embeddings)
             (vector,) = (one.embedding for one in found.data)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise Broken("engine_failed", f"its embedding cannot be read: {error}") from None
         counts = found.usage
         counted = None if options.as_tokens or counts is None else (counts.prompt_tokens, 0)
@@ -244,7 +244,9 @@ class Session:
             except httpx.ConnectError as error:
                 self._broken = True
                 return self.end(f"{options.url} is gone: {error}")
-            except httpx.HTTPError as error:
+            except (
+                Exception
+            ) as error:  # whatever it is: no sign of health, and no end of our asking
                 why = f"health check: {error!r}"
             self._strikes = self._strikes + 1 if why else 0
             if self._strikes >= options.health_strikes:

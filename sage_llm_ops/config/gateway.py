@@ -77,6 +77,9 @@ class GatewayConfig:
     """How long a connection may be idle."""
     write_timeout_s: float = 60.0
     """How long a client may take nothing of what is ready for it."""
+    engine_wait_s: float = 30.0
+    """How long requests for a model wait while none of its engines is up: they are started again. After
+    that whoever waits, and whoever comes, is told 503."""
     drain_s: float = 30.0
     """On SIGTERM: how long what is in flight may take."""
     api_keys: tuple[ApiKey, ...] = ()

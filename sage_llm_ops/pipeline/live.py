@@ -159,13 +159,15 @@ class LivePipeline:
             self._fail(handle, self._over)
         return handle
 
-    def cancel(self, request: RequestId) -> None:
-        """Ask to end it; its handle tells when it has. Nothing happens if it ended already."""
+    def cancel(self, request: RequestId, *, code: str = "cancelled", message: str = "") -> None:
+        """Ask to end it, with this code; its handle tells when it has. Nothing happens if it ended
+        already."""
         handle = self.hands.handles.get(request)
         if handle is not None:
             # It must not overtake its request, which may still wait at the source.
             waits = handle.request.arrived == 0.0
-            self.source.post(Cancel(request=request), behind_arrivals=waits)
+            end = Cancel(request=request, code=code, message=message)
+            self.source.post(end, behind_arrivals=waits)
 
     # -- fleet --------------------------------------------------------------------------------
 

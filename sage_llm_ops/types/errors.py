@@ -200,14 +200,20 @@ class NotRunning(Refused):
 
 
 class RequestFailed(RequestError):
-    """Accepted, then ended without completing. `partial` holds the token ids already delivered."""
+    """Accepted, then ended without completing. `partial` holds the token ids already delivered,
+    `reason` the code of what ended it, which need not be that of a class about requests."""
 
     code = "failed"
 
     def __init__(
-        self, message: str, *, request_id: str | None = None, partial: tuple[int, ...] = ()
+        self,
+        message: str,
+        *,
+        request_id: str | None = None,
+        partial: tuple[int, ...] = (),
+        reason: str = "",
     ) -> None:
-        self.partial = partial
+        self.partial, self.reason = partial, reason or self.code
         super().__init__(message, request_id=request_id)
 
 
@@ -275,4 +281,5 @@ def failure(code: str, message: str, request_id: str, partial: tuple[int, ...]) 
         return kind(message, request_id=request_id, partial=partial)
     if kind is not None and issubclass(kind, RequestError):
         return kind(message, request_id=request_id)
-    return RequestFailed(f"{code}: {message}", request_id=request_id, partial=partial)
+    said = f"{code}: {message}"
+    return RequestFailed(said, request_id=request_id, partial=partial, reason=code)

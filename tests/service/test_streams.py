@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from sage_llm_ops.config.gateway import GatewayConfig
+from sage_llm_ops.core import RestartPolicy
 from sage_llm_ops.testing import HeldFleet
 from tests.core.fleets import SLOW
 from tests.service.serving import MODEL, Serving, chat, error_of, held
@@ -174,9 +175,46 @@ def test_overload_says_when_to_come_back(limit: str) -> None:
             assert call.result().status_code == 200
 
 
-def test_without_an_engine_it_is_503() -> None:
-    with held(restart=SLOW) as (serving, fleet), serving.client() as client:
+def test_a_request_waits_through_a_restart() -> None:
+    with held(restart=RestartPolicy(first_s=0.3, most_s=0.3)) as (serving, fleet):
         fleet["w0"].kill()
+        call = Background(serving, chat(max_tokens=1), "r")
+        fleet["w0"].wait_for("r")
+        fleet["w0"].say("r", [65])
+        fleet["w0"].end("r")
+        assert call.result().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("engine_failed", 502), ("capability", 400), ("invalid_request", 400)]
+)
+def test_what_the_engine_says_has_a_status(code: str, status: int) -> None:
+    with held(restart=SLOW) as (serving, fleet):
+        serving.plane.pipeline.configure("recover", "max_attempts", 1)
+        call = Background(serving, chat(max_tokens=1), "r")
+        fleet["w0"].wait_for("r")
+        fleet["w0"].break_on("r", code)
+        assert call.result().status_code == status
+
+
+def test_what_engines_die_of_is_not_to_be_sent_again() -> None:
+    with held(restart=SLOW) as (serving, fleet):
+        serving.plane.pipeline.configure("recover", "max_deaths", 1)
+        call = Background(serving, chat(max_tokens=1), "r")
+        fleet["w0"].wait_for("r")
+        fleet["w0"].kill()
+        answer = call.result()
+        assert (answer.status_code, error_of(answer)["code"]) == (422, "quarantined")
+
+
+def test_without_an_engine_it_is_503() -> None:
+    config = GatewayConfig(port=0, engine_wait_s=0.1)
+    with held(config, restart=SLOW) as (serving, fleet), serving.client() as client:
+        fleet["w0"].kill()
+        waited = client.post(CHAT, json=chat())
+        assert (waited.status_code, error_of(waited)["code"]) == (503, "worker_lost")
+        assert "engine_wait_s=0.1" in error_of(waited)["message"]
+        assert "retry-after" in waited.headers
         refused = client.post(CHAT, json=chat())
         assert (refused.status_code, error_of(refused)["code"]) == (503, "no_engine_up")
         assert "retry-after" in refused.headers

@@ -16,7 +16,7 @@ from sage_llm_ops.config.gateway import GatewayConfig
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.requests import new_id
 from sage_llm_ops.service.gateway.auth import Keys, Senders
-from sage_llm_ops.service.gateway.catalogue import serving, shortest
+from sage_llm_ops.service.gateway.catalogue import names, serving, shortest
 from sage_llm_ops.service.gateway.connection import Connection
 from sage_llm_ops.service.gateway.errors import HttpError, error_answer
 from sage_llm_ops.service.gateway.messages import Answer, HttpRequest
@@ -51,6 +51,10 @@ class Gateway:
         )
         self.senders = Senders()
         self._keys = Keys(config)
+        self._down: dict[str, float] = {}
+        """Names for which no engine is up, and since when."""
+        self._late: frozenset[str] = frozenset()
+        """Those of them that nobody waits for any more."""
         self.tick()
 
     def tick(self) -> None:
@@ -61,6 +65,7 @@ class Gateway:
             for connection in list(self.connections):
                 if connection.deadline is not None and connection.deadline < now:
                     connection.expired()
+        self._look_for_engines(time.monotonic())
 
     # -- what the plane says ------------------------------------------------------------------
 
@@ -74,20 +79,36 @@ class Gateway:
         return "stopped" if self.plane.stopped_at is not None else "starting"
 
     def check_serving(self, model: str) -> None:
-        """503 where nobody could begin with a request for this model now."""
+        """503 where nobody could begin with a request for this model, nor will in a moment."""
         if self.status != "ok":
             raise HttpError(
                 503, f"the control plane is {self.status}; try again", code="not_running"
             )
-        mine = serving(self.plane, model)
-        if not any(i.health_status == "healthy" for i in mine):
-            names = ", ".join(i.instance_id for i in mine)
-            raise HttpError(
-                503,
-                f"no engine that serves {model!r} is up ({names}); they are started again: "
-                "try again",
-                code="no_engine_up",
-            )
+        if model in self._late and not self._is_up(model):
+            raise HttpError(503, self._too_late(model), code="no_engine_up")
+
+    def _is_up(self, model: str) -> bool:
+        return any(i.health_status == "healthy" for i in serving(self.plane, model))
+
+    def _too_late(self, model: str) -> str:
+        engines = ", ".join(i.instance_id for i in serving(self.plane, model))
+        return (
+            f"no engine that serves {model!r} is up ({engines}), nor was within engine_wait_s="
+            f"{self.config.engine_wait_s:g} s; they are started again: try again"
+        )
+
+    def _look_for_engines(self, now: float) -> None:
+        """Requests wait through a restart, and not for ever."""
+        before = self._down
+        self._down = {n: before.get(n, now) for n in names(self.plane) if not self._is_up(n)}
+        wait = self.config.engine_wait_s
+        self._late = frozenset(n for n, since in self._down.items() if now - since > wait)
+        if self._late and self.plane.running:
+            for handle in list(self.plane.pipeline.hands.handles.values()):
+                request = handle.request
+                if request.model in self._late:
+                    said = self._too_late(request.model)
+                    self.plane.pipeline.cancel(request.id, code="worker_lost", message=said)
 
     def model_len(self, model: str) -> int:
         """The longest sequence that each engine of this model takes; 0 while none has said."""

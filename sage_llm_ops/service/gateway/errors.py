@@ -11,13 +11,16 @@ from sage_llm_ops.types.errors import (
     ConfigError,
     DeadlineExpired,
     DuplicateRequest,
+    EngineFailed,
     InvalidRequest,
     NoInstance,
     NotRunning,
     Overloaded,
     PipelineDied,
+    Quarantined,
     Refused,
     RequestCancelled,
+    RequestFailed,
     SageLlmOpsError,
     SlowReader,
     UnknownName,
@@ -49,6 +52,8 @@ _STATUS: tuple[tuple[type[SageLlmOpsError], int], ...] = (
     (RequestCancelled, 499),
     (SlowReader, 499),
     (WorkerLost, 503),
+    (EngineFailed, 502),  # the server behind this one
+    (Quarantined, 422),  # 5xx would have clients send it again, and more workers die
     (PipelineDied, 503),
     (UnknownName, 404),
     (ConfigError, 400),
@@ -92,6 +97,8 @@ def _told(error: Exception) -> tuple[int, dict[str, object], tuple[tuple[str, st
         after, headers = error.retry_after_s, error.headers
     elif isinstance(error, SageLlmOpsError):
         status = next((s for kind, s in _STATUS if isinstance(error, kind)), 500)
+        if isinstance(error, RequestFailed) and error.reason == CapabilityError.code:
+            status = 400  # no engine here does it; another attempt would end the same way
         message, code, param, headers = str(error), error.code, None, ()
         after = getattr(error, "retry_after_s", None)
     else:

@@ -25,10 +25,12 @@ _WORDS = {
     408: "The request did not come in time, or its `timeout_ms` passed",
     409: "The id is taken",
     413: "The body is larger than max_body_bytes",
+    422: "Engines died of what it asks, and it is kept from the others",
     429: "No room now; `retry-after` says when to try again",
     431: "The head is larger than max_header_bytes",
     499: "It was cancelled",
     500: "It failed",
+    502: "The engine failed on it",
     503: "Nobody can serve it now; `retry-after` says when to try again",
 }
 _EVERYWHERE = (408, 413, 431, 503)

@@ -56,7 +56,7 @@ class Route:
     """Statuses beside those that every route can answer with."""
 
 
-WORK = (400, 404, 408, 409, 429, 499, 500, 503)
+WORK = (400, 404, 408, 409, 422, 429, 499, 500, 502, 503)
 
 ROUTES = (
     Route(

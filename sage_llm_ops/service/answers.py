@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
+from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from sage_llm_ops.core import ControlPlane
@@ -12,7 +15,7 @@ from sage_llm_ops.core.coordinator import as_dict
 from sage_llm_ops.core.requests import as_request
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.service.payload import Batch
-from sage_llm_ops.types.errors import RequestError, RequestFailed
+from sage_llm_ops.types.errors import Overloaded, RequestError, RequestFailed, UnknownRequest
 from sage_llm_ops.types.requests import RequestMetadata
 from sage_llm_ops.types.results import RequestResult
 
@@ -23,8 +26,9 @@ Accepted = RequestHandle | RequestError
 def wait(control: ControlPlane, batch: Batch) -> Answer | list[Answer]:
     """Submit all, then wait for all on this thread."""
     _check_shared(control, batch)
-    accepted = _submitted(control, batch)
+    accepted: list[Accepted] = []
     try:
+        _submit(control, batch, accepted, threading.Event())
         told = [_ended(one) for one in accepted]
     except BaseException:  # an interrupt: nobody will read the rest
         _cancel(control, accepted)
@@ -35,13 +39,16 @@ def wait(control: ControlPlane, batch: Batch) -> Answer | list[Answer]:
 async def gather(control: ControlPlane, batch: Batch) -> Answer | list[Answer]:
     """The same without blocking the event loop: long prompts are tokenised beside it."""
     await asyncio.to_thread(_check_shared, control, batch)
-    accepted = await asyncio.to_thread(_submitted, control, batch)
+    accepted: list[Accepted] = []
+    over = threading.Event()
     try:
+        await asyncio.to_thread(_submit, control, batch, accepted, over)
         for one in accepted:
             if isinstance(one, RequestHandle):
                 await _end_of(one)
     except BaseException:
-        _cancel(control, accepted)
+        over.set()  # the thread may still be submitting
+        _cancel(control, list(accepted))
         raise
     return _shaped(batch, [_ended(one) for one in accepted])
 
@@ -55,15 +62,22 @@ def _check_shared(control: ControlPlane, batch: Batch) -> None:
     as_request(stand_in, model, control.tokenizer(model))
 
 
-def _submitted(control: ControlPlane, batch: Batch) -> list[Accepted]:
-    accepted: list[Accepted] = []
-    try:
-        for request in batch.requests:
-            accepted.append(_accept(control, request))
-    except BaseException:
-        _cancel(control, accepted)
-        raise
-    return accepted
+def _submit(
+    control: ControlPlane, batch: Batch, accepted: list[Accepted], over: threading.Event
+) -> None:
+    """More than may be in flight at a time are no overload: the rest follows as places are free.
+    `over`: nobody wants the answers any more."""
+    ahead: deque[RequestHandle] = deque()
+    for request in batch.requests:
+        one = _accept(control, request)
+        while isinstance(one, Overloaded) and ahead and not over.is_set():
+            _ended(ahead.popleft())
+            one = _accept(control, request)
+        accepted.append(one)
+        if over.is_set():
+            return _cancel(control, [one])
+        if isinstance(one, RequestHandle):
+            ahead.append(one)
 
 
 def _accept(control: ControlPlane, request: RequestMetadata) -> Accepted:
@@ -115,5 +129,6 @@ def _plain(one: RequestResult | RequestError) -> Answer:
 
 def _cancel(control: ControlPlane, accepted: Iterable[Accepted]) -> None:
     for one in accepted:
-        if isinstance(one, RequestHandle):
-            control.cancel(one.request_id)
+        if isinstance(one, RequestHandle) and not one.done():
+            with suppress(UnknownRequest):  # it ended just now, and so many with it
+                control.cancel(one.request_id)

@@ -95,6 +95,35 @@ def test_several_inputs_run_at_the_same_time(
         assert [answer["text"] for answer in answers.result(10)] == ["AB", "AB", "AB"]
 
 
+def test_more_inputs_than_places_wait_for_theirs() -> None:
+    config = {"max_in_flight": 2, "instances": [{"instance_id": "w0", "engine": "sim"}]}
+    with ControlPlaneVLLMService(config) as service:
+        answers = service.generate([f"input {n}" for n in range(9)], max_tokens=2)
+        assert [len(answer["token_ids"]) for answer in answers] == [2] * 9
+        again = asyncio.run(
+            service.aprocess({"inputs": [f"input {n}" for n in range(9)], "max_tokens": 2})
+        )
+        assert all("error" not in answer for answer in again)
+
+
+async def test_what_is_cancelled_while_it_waits_for_places_submits_no_more() -> None:
+    fleet = HeldFleet()
+    instances = [{"instance_id": "w0", "model_name": "m", "engine": "sim"}]
+    config = {"max_in_flight": 2, "instances": instances}
+    with ControlPlaneVLLMService(config, make=fleet) as service:
+        await asyncio.to_thread(service.warm_up)
+        payload = {"inputs": ["a", "b", "c"], "request_id": "r"}
+        asking = asyncio.ensure_future(service.aprocess(payload))
+        for name in ("r-0", "r-1"):
+            await asyncio.to_thread(lambda name=name: fleet["w0"].wait_for(name))
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert await asyncio.to_thread(service.manager.control.pipeline.wait_idle, 10.0)
+        assert {node.request for node in fleet["w0"].taken} <= {"r-0", "r-1", "r-2"}
+        assert not fleet["w0"].held
+
+
 def test_token_ids_one_and_several(llm: ControlPlaneVLLMService) -> None:
     assert llm.generate([72, 105], max_tokens=2)["usage"]["prompt_tokens"] == 2
     several = llm.generate([[72, 105], [72]], max_tokens=2)

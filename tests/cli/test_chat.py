@@ -148,6 +148,10 @@ def test_the_fleet_of_a_file(
     services = str(ROOT / "configs" / "services.toml")
     assert call("chat", "Hi", "--config", services, "--max-tokens", "5") == 0
     assert len(capsys.readouterr().out) == 6
+    named = ("--service", "llm_control_plane", "--max-tokens", "5")
+    assert call("chat", "Hi", "--config", services, *named) == 0
+    assert call("chat", "Hi", "--config", services, "--service", "llm") == 2
+    assert call("chat", "Hi", "--service", "llm_control_plane") == 2
     assert call("chat", "Hi", "--config", services, "--model", "tinny") == 2
     assert "no instance serves model 'tinny'" in capsys.readouterr().err
 

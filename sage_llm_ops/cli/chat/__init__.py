@@ -31,6 +31,9 @@ def chat(
     config: Annotated[
         Path | None, typer.Option(help="No gateway: a services.toml or pipeline, run here.")
     ] = None,
+    service: Annotated[
+        str | None, typer.Option(help="Which service, where --config has several.")
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="No gateway: one worker of this engine, run here.")
     ] = None,
@@ -49,7 +52,7 @@ def chat(
     sampling = {"max_tokens": max_tokens, "temperature": temperature}
     if prompt is None and (json or not sys.stdin.isatty()):
         prompt = sys.stdin.read().strip()
-    with _partner(url, config, engine, model, api_key, sampling) as partner:
+    with _partner(url, config, service, engine, model, api_key, sampling) as partner:
         conversation = Conversation(partner, system)
         if prompt is None:
             talk(conversation)
@@ -79,6 +82,7 @@ def _one(conversation: Any, prompt: str) -> Iterator[str]:
 def _partner(
     url: str | None,
     config: Path | None,
+    service: str | None,
     engine: str | None,
     model: str | None,
     api_key: str,
@@ -90,6 +94,8 @@ def _partner(
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1:
         raise ConfigError(f"{' and '.join(said)} name different partners; choose one")
+    if service is not None and config is None:
+        raise ConfigError(f"--service {service!r} names a table of a file: give its --config, too")
     if config is None and engine is None:
         from sage_llm_ops.cli.chat.remote import Remote
 
@@ -98,5 +104,5 @@ def _partner(
         return
     from sage_llm_ops.cli.chat.local import local
 
-    with local(config, engine, model, sampling) as here:
+    with local(config, service, engine, model, sampling) as here:
         yield here

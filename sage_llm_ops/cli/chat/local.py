@@ -41,10 +41,14 @@ class Local:
 
 @contextlib.contextmanager
 def local(
-    config: Path | None, engine: str | None, model: str | None, sampling: dict[str, Any]
+    config: Path | None,
+    service: str | None,
+    engine: str | None,
+    model: str | None,
+    sampling: dict[str, Any],
 ) -> Iterator[Local]:
     """A file's fleet, or one worker of an engine."""
-    plane = _plane(config, engine, model)
+    plane = _plane(config, service, engine, model)
     try:
         served = plane.model_for(model if config else None)
         typer.echo(f"starting {', '.join(plane.instances)}: {served}", err=True)
@@ -54,15 +58,20 @@ def local(
         plane.stop(0.0)
 
 
-def _plane(config: Path | None, engine: str | None, model: str | None) -> ControlPlane:
+def _plane(
+    config: Path | None, service: str | None, engine: str | None, model: str | None
+) -> ControlPlane:
     from sage_llm_ops.cli.fleet import with_fleet
     from sage_llm_ops.config import load_any
     from sage_llm_ops.core import ControlPlane, ControlPlaneManager, serving
+    from sage_llm_ops.types.errors import ConfigError
     from sage_llm_ops.types.pipelines import PipelineSpec
 
     if config is None:
         return ControlPlane(with_fleet(serving(), engine=engine, instances=1, model=model))
     found = load_any(config)
     if isinstance(found, PipelineSpec):
+        if service is not None:
+            raise ConfigError(f"--service {service!r}: {config} is a pipeline, and has no services")
         return ControlPlane(found)
-    return ControlPlaneManager.from_service(found.service()).control
+    return ControlPlaneManager.from_service(found.service(service)).control

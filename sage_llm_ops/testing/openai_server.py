@@ -116,8 +116,10 @@ class OpenAIServer:
         self._loop = loop
         ready.set()
         loop.run_forever()
-        server.close()
+        for sock in server.sockets:  # closed last: see `Relay`
+            loop.remove_reader(sock.fileno())
         loop.run_until_complete(self._drop())
+        server.close()
         loop.close()
 
     async def _drop(self) -> None:

@@ -56,8 +56,12 @@ class Relay:
         self._loop = loop
         ready.set()
         loop.run_forever()
-        server.close()
+        # Nobody is accepted any more, but the server is closed last: a connection that was accepted
+        # just now would not find it, and asyncio leaves its socket to the garbage collector.
+        for sock in server.sockets:
+            loop.remove_reader(sock.fileno())
         loop.run_until_complete(self._break())
+        server.close()
         loop.close()
 
     async def _break(self) -> None:

@@ -149,10 +149,7 @@ def http(tokenizer: str, server: str = "http", **more: Any) -> Start:
                         )
                     relay.start()
 
-                # Broken in the middle of eight streams, one of the sockets is now and then left to
-                # the garbage collector, which any later test may meet: run on request until mended.
-                killable = "SAGE_LLM_OPS_KILLS" in os.environ
-                yield Subject(name, plane, relay.stop, revive, text=text, killable=killable)
+                yield Subject(name, plane, relay.stop, revive, text=text)
 
     return start
 

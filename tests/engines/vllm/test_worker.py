@@ -80,12 +80,7 @@ def test_both_cores_tell_the_same(fleet: tuple[RecordingUplink, list[Worker]]) -
 def test_cancel_and_refusals(fleet: tuple[RecordingUplink, list[Worker]], number: int) -> None:
     uplink, worker = fleet[0], fleet[1][number]
     base = 1000 * (number + 1)
-    worker.submit(node(base, 400))
-    uplink.wait(lambda up: any(isinstance(event, Tokens) for event in up.events(base)))
-    worker.cancel(NodeId(base))
-    done = uplink.wait_end(base)
-    assert isinstance(done, Done) and done.finish_reason == "cancelled"
-    assert done.n_tokens == len(uplink.ids(base)) < 400
+    assert any(_cancelled_in_the_middle(uplink, worker, base + 10 + k) for k in range(20))
     worker.submit(node(base + 1, 400))
     worker.cancel(NodeId(base + 1))  # before its task has begun
     worker.submit(node(base + 2, first=999999))
@@ -99,7 +94,22 @@ def test_cancel_and_refusals(fleet: tuple[RecordingUplink, list[Worker]], number
         assert isinstance(failed, Failed) and failed.code == "invalid_request"
     assert uplink.wait_end(base + 4) == Done(NodeId(base + 4), "length", 3, 24)
     assert worker.drain(10)  # type: ignore[attr-defined]
-    assert all(len(uplink.ends(base + k)) == 1 for k in range(5))
+    assert all(len(uplink.ends(base + k)) == 1 for k in range(1, 5))
+
+
+def _cancelled_in_the_middle(uplink: RecordingUplink, worker: Worker, identity: int) -> bool:
+    """False where the engine, which does not wait for us, had made all of it: that may be."""
+    worker.submit(node(identity, 400))
+    uplink.wait(lambda up: any(isinstance(event, Tokens) for event in up.events(identity)))
+    worker.cancel(NodeId(identity))
+    done = uplink.wait_end(identity)
+    assert isinstance(done, Done) and done.n_tokens == len(uplink.ids(identity))
+    assert len(uplink.ends(identity)) == 1
+    if done.finish_reason == "length":
+        assert done.n_tokens == 400
+        return False
+    assert done.finish_reason == "cancelled" and done.n_tokens < 400
+    return True
 
 
 @pytest.mark.parametrize("number", range(len(CORES)), ids=CORES)

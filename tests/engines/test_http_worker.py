@@ -1,12 +1,17 @@
 """The worker against a server on a real socket that fails as it is told to."""
 
+import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
+from sage_llm_ops.engines.http.options import options_of
+from sage_llm_ops.engines.http.server import Server
 from sage_llm_ops.engines.http.thread import LoopThread
 from sage_llm_ops.engines.http.worker import HttpWorker
 from sage_llm_ops.engines.tokens import pack
@@ -338,3 +343,24 @@ def test_many_at_once(up: HttpWorker, uplink: RecordingUplink, server: OpenAISer
         for number in range(base, base + 25):
             assert uplink.wait_end(number) == Done(NodeId(number), "length", 3, 8)
             assert bytes(uplink.ids(number)) == b"defghijk"
+
+
+async def test_a_health_check_that_trickles_ends() -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b"x")
+                await asyncio.sleep(0.02)
+        writer.close()
+
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        instance = ExecutionInstance(
+            "w", model_name="m", host="127.0.0.1", port=port, options={"read_timeout_s": 0.2}
+        )
+        server = Server(options_of(instance))
+        with pytest.raises(httpx.ReadTimeout, match=r"/health was not answered whole within 0.2 s"):
+            await server.ill()
+        await server.close()
+        await asyncio.sleep(0.05)

@@ -105,6 +105,7 @@ def trouble(spec: PipelineSpec, path: Path, seed: int) -> dict[str, int]:
     assert {kind for kind, _ in pipeline.source.pending()} <= {
         "breaker",
         "quarantine",
+        "probe",
         "refusing",
     }
     for worker in inner:

@@ -34,6 +34,8 @@ class ApiKey:
     name: str
     sha256: str
     role: str = "user"
+    tenant: str | None = None
+    """Whose requests it sends, whatever they say; None: they may say it themselves."""
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import re
 import struct
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from sage_llm_ops.core.defaults import serving as serving_spec
 from sage_llm_ops.service.gateway.metrics_text import METRICS, PREFIX
 from sage_llm_ops.testing import HeldFleet
 from sage_llm_ops.types.instances import ExecutionInstance
-from tests.service.serving import MODEL, Serving, chat, error_of, events, held, sim
+from tests.service.serving import KEYS, MODEL, USER, Serving, chat, error_of, events, held, sim
 
 CHAT = "/v1/chat/completions"
 COMPLETE = "/v1/completions"
@@ -292,6 +293,16 @@ def test_headers_say_priority_tenant_and_objective() -> None:
         assert (endless.status_code, error_of(endless)["code"]) == (400, "invalid_request")
         bad = client.post(CHAT, json=chat(), headers={"x-slo-ms": "soon"})
         assert (bad.status_code, error_of(bad)["param"]) == (400, "x-slo-ms")
+
+
+def test_a_key_bound_to_a_tenant_sends_for_no_other() -> None:
+    keys = tuple(dataclasses.replace(key, tenant="ours") for key in KEYS)
+    config = GatewayConfig(port=0, api_keys=keys)
+    with held(config) as (serving, fleet), serving.client(USER) as client:
+        assert _request_of(serving, fleet, client, {}, user="theirs").tenant == "ours"
+        assert _request_of(serving, fleet, client, {"x-tenant": "ours"}).tenant == "ours"
+        refused = client.post(CHAT, json=chat(), headers={"x-tenant": "theirs"})
+        assert (refused.status_code, error_of(refused)["code"]) == (403, "other_tenant")
 
 
 def test_a_trace_goes_on_and_a_broken_one_ends_no_request() -> None:

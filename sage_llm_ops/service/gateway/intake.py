@@ -138,14 +138,29 @@ def _sampling(gateway: Gateway, body: ChatBody | CompletionBody) -> tuple[Sampli
 def _fields(call: Call, body: ChatBody | CompletionBody | EmbeddingBody) -> dict[str, Any]:
     """A header beats the body: it is what a proxy in front can set."""
     headers = call.request.headers
-    tenant = headers.get("x-tenant") or body.user or (call.key.name if call.key else None)
     return {
-        "user_id": tenant,
+        "user_id": _tenant(call, headers.get("x-tenant"), body.user),
         "priority": _priority(headers, body.priority),
         "slo_deadline_ms": _number(headers, "x-slo-ms", body.slo_deadline_ms),
         "timeout_ms": body.timeout_ms,
         "trace": _trace(headers.get("traceparent", "")),
     }
+
+
+def _tenant(call: Call, said: str | None, user: str | None) -> str | None:
+    """A key that is bound to a tenant sends for no other, or quotas and fair shares were anybody's."""
+    key = call.key
+    bound = None if key is None else key.tenant
+    if key is None or bound is None:
+        return said or user or (None if key is None else key.name)
+    if said not in (None, bound):
+        raise HttpError(
+            403,
+            f"x-tenant: {said!r}, but key {key.name!r} sends for tenant {bound!r} only; leave the "
+            "header out, or use that tenant's key",
+            code="other_tenant",
+        )
+    return bound
 
 
 def _trace(given: str) -> str:

@@ -136,7 +136,7 @@ def _responses(route: Route, keys: bool) -> dict[str, Any]:
         good["description"] += "; with `stream` a stream of events that ends with `[DONE]`"
     statuses = {*route.errors, *_EVERYWHERE}
     statuses |= {401} if keys and not route.open else set()
-    statuses |= {403} if route.admin else set()
+    statuses |= {403} if route.admin or (keys and route.works) else set()
     error = {"schema": {"$ref": _REF.format(name="ErrorAnswer")}}
     found = {str(route.good): good}
     for status in sorted(statuses):

@@ -126,6 +126,7 @@ def test_pins_hold_and_the_reason_says_so(name: str) -> None:
 @pytest.mark.parametrize("name", POLICIES)
 def test_what_expired_goes_first_unless_it_is_pinned(name: str) -> None:
     policy = _filled(name, 6)
+    policy.on_hit(5)  # no policy would take it next
     policy.expire(4, 10.0)
     policy.expire(5, 8.0)
     policy.expire(3, 1.0)

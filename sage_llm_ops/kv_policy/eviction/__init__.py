@@ -10,12 +10,14 @@ from sage_llm_ops.kv_policy.eviction.base import EvictionPolicy
 from sage_llm_ops.kv_policy.eviction.fifo import FIFO
 from sage_llm_ops.kv_policy.eviction.guard import Rules
 from sage_llm_ops.kv_policy.eviction.lfu import LFU
+from sage_llm_ops.kv_policy.eviction.lirs import LIRS
 from sage_llm_ops.kv_policy.eviction.lru import LRU
 from sage_llm_ops.kv_policy.eviction.s3fifo import S3FIFO
+from sage_llm_ops.kv_policy.eviction.sieve import SIEVE
 from sage_llm_ops.types.errors import ConfigError, UnknownName
 
 POLICIES: dict[str, type[EvictionPolicy]] = {
-    policy.name: policy for policy in (FIFO, LRU, LFU, ARC, S3FIFO, Adaptive)
+    policy.name: policy for policy in (FIFO, LRU, LFU, ARC, S3FIFO, SIEVE, LIRS, Adaptive)
 }
 
 
@@ -35,9 +37,11 @@ __all__ = [
     "ARC",
     "FIFO",
     "LFU",
+    "LIRS",
     "LRU",
     "POLICIES",
     "S3FIFO",
+    "SIEVE",
     "Adaptive",
     "EvictionPolicy",
     "Rules",

@@ -178,7 +178,13 @@ class EvictionPolicy(ABC):
         """Hit, or miss and insert at once if a block can be found to go; True where it was a hit."""
         if self._touch(key):
             return True
-        if len(self) >= self.capacity:
+        full = len(self) >= self.capacity
+        if self._guard is None:
+            if full:
+                self._evict(key)
+            self._insert(key)
+            return False
+        if full:
             try:
                 self._choose(key)
             except KeyError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from benchmarks.block_workloads import requests
 from benchmarks.metric import Metric
+from benchmarks.two_tiers import STRATEGIES, TwoTiers
 from sage_llm_ops.kv_policy.cost_benefit import CostBenefitModel, PrefillCost
 from sage_llm_ops.kv_policy.eviction import Rules, eviction_policy
 from sage_llm_ops.kv_policy.history import AccessHistory
 from sage_llm_ops.kv_policy.lifetime import LifetimePredictor
 from sage_llm_ops.kv_policy.links import Link
-from sage_llm_ops.kv_policy.tiers import STRATEGIES, TwoTiers
 from sage_llm_ops.pipeline.block_streams import BlockStream
 
 WORKLOAD = (

@@ -148,10 +148,10 @@ class CostBenefitModel:
     def _expected_ms(
         self, key: BlockKey, depth: int, now_ms: float, keeps_s: float, doubt: float = 0.0
     ) -> float:
-        saved = self.saved_ms(depth)
+        saved = max(0.0, self.saved_ms(depth))
         use = self.predictor.history.get(key)
-        if saved <= 0.0 or use is None:
-            return 0.0
+        if use is None:  # of a past so long ago that it is forgotten
+            return saved * doubt
         reuse = self.predictor.reuse_within(use, now_ms / 1e3, keeps_s)
         # Nothing known yet: keep what may be kept.
         return saved if reuse is None else saved * max(reuse, doubt)

@@ -109,7 +109,7 @@ def test_adaptive() -> None:
 
 
 def test_lifetime() -> None:
-    metrics = lifetime.measure((0.1,), limit=200)
+    metrics = lifetime.measure((0.1,), limit=1200)
     assert {"calibration_made_up", "covered_made_up", "hits_gain_made_up"} <= set(metrics)
     _ordered(metrics)
 

@@ -3,8 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.suites.migration import PREFILL, mean_ms, two_tiers
+from benchmarks.two_tiers import STRATEGIES, TwoTiers
 from sage_llm_ops.kv_policy import MigrationDecision
 from sage_llm_ops.kv_policy.cost_benefit import Candidate, CostBenefitModel, PrefillCost
 from sage_llm_ops.kv_policy.eviction import eviction_policy
@@ -12,7 +15,6 @@ from sage_llm_ops.kv_policy.history import AccessHistory
 from sage_llm_ops.kv_policy.lifetime import LifetimePredictor
 from sage_llm_ops.kv_policy.links import Link
 from sage_llm_ops.kv_policy.migration import MigrationPolicy
-from sage_llm_ops.kv_policy.tiers import STRATEGIES, TwoTiers
 from sage_llm_ops.pipeline.block_streams import BlockStream, read_blocks
 from sage_llm_ops.types.errors import ConfigError
 from sage_llm_ops.types.kv import Tier
@@ -131,6 +133,30 @@ def test_what_was_left_and_came_back_is_not_left_again() -> None:
     assert policy.plan([Candidate(keys[0], 0)], now + 200.0, 60.0).plan is not None
     with pytest.raises(ConfigError, match="remembers 0 blocks"):
         MigrationPolicy(model, remembered=0)
+
+
+@given(
+    acts=st.lists(st.tuples(st.lists(st.integers(0, 30), max_size=6), st.booleans()), max_size=60),
+    remembered=st.integers(1, 8),
+)
+def test_what_it_remembers_adds_up(acts: list[tuple[list[int], bool]], remembered: int) -> None:
+    """A plan or a request over the same keys; the link is always too far behind to be worth it."""
+    predictor = LifetimePredictor(AccessHistory())
+    link = Link(20.0)
+    link.send(0.0, 2_000_000 * MB)
+    model = CostBenefitModel(
+        predictor, link, PrefillCost(10.0, 0.02, 0.0), block_tokens=512, block_bytes=60 * MB
+    )
+    model.fetch(0, 1, 512, 0.0)
+    policy = MigrationPolicy(model, remembered=remembered)
+    for keys, plans in acts:
+        if plans:
+            decision = policy.plan([Candidate(key, 0) for key in dict.fromkeys(keys)], 1.0, 60.0)
+            assert decision.plan is None
+        else:
+            policy.asked(keys)
+        policy.check_integrity()
+        assert 0.0 < policy.doubt <= 1.0
 
 
 LINKS = [1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0]

@@ -156,7 +156,10 @@ class EvictionPolicy(ABC):
                 victims.append(self._choose(incoming))
             except KeyError:
                 break
-        return EvictionDecision(tuple(victims), self._reason(n, len(victims), expired))
+        reason = self._reason(n, len(victims), expired)
+        if context is not None:
+            reason += context.told(victims)
+        return EvictionDecision(tuple(victims), reason)
 
     def pin(self, key: BlockKey) -> None:
         """The block stays until it is unpinned as often as it was pinned."""

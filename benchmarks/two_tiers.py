@@ -65,7 +65,7 @@ class TwoTiers:
         here = _leading(self.upper, blocks)
         below = _leading(self.lower, blocks[here:]) if self.strategy != "recompute" else 0
         for key in blocks[here : here + below]:
-            self.lower.on_hit(key)
+            self.lower.on_hit(key)  # wanted, fetched or not: below stays what it is under `always`
         self.policy.asked(blocks[here:])
         cached = min(tokens, here * size)
         if self.strategy == "planned" and not model.fetch(cached, below, tokens, now_ms):

@@ -59,7 +59,7 @@ class LifetimePredictor:
         *,
         finest_s: float = 0.1,
         coverage: float = 0.9,
-        floor: float = 0.3,
+        floor: float = 0.4,
     ) -> None:
         if finest_s <= 0.0 or not 0.0 < coverage < 1.0 or not 0.0 <= floor <= 1.0:
             raise ConfigError(

@@ -25,7 +25,7 @@ strays last they are hits that no expert has: that is how adaptive can beat them
 Refused: LeCaR and Cacheus, whose regret is about choices of single victims and which, in their own
 authors' traces, lose to ARC; sampling the experts (the leader must be complete to be followed);
 W-TinyLFU as an expert (libCacheSim's misses 2 to 23 % more than the best on the Mooncake traces from
-5 % of the blocks on, and is ahead of lirs by more than 2 % in 4 of 56 cells).
+5 % of the blocks on, and is ahead of both lirs and lru by more than 2 % in 2 of 56 cells).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ here blocks or reads a clock. A policy holds keys, never bytes: the owner frees 
     freed   on_remove(key): the block left for another reason (invalidated, its engine died)
 
 `select_victims` commits: its victims have left the policy when it returns. Policies that remember
-what they evicted (arc, s3fifo, adaptive) learn from `incoming`, the block that room is made for;
+what they evicted (arc, s3fifo, lirs, adaptive) learn from `incoming`, the block that room is made for;
 without it they learn when it is inserted, one eviction late.
 
 A policy made without `Rules` is exactly what the literature defines. Rules (guard.py) take blocks

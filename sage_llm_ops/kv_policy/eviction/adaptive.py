@@ -13,11 +13,11 @@ Why this costs little (C: capacity; debt: blocks the leader holds and we do not)
    so every take-over is backed by hits that were really missed.
 3. A lead can still mislead: on a stream that sweeps to and fro, each of two equally good experts is
    ahead just after its own hits came. So a take-over is judged by its outcome: if we had fewer hits
-   since than the expert that we left, the price doubles, else it halves. Those that lose end after
-   the few doublings that lie between the least price and one that no lead pays.
+   since than the expert that we left, the price doubles, else it halves. After a few that lost in
+   a row, only a lead of more than the whole debt pays for the next.
 4. Against the best expert over a whole stream in S stationary stretches we lose the debt of the
-   take-overs, a constant times S times C by 3, plus what was missed until the lead was large enough:
-   at most the price times C hits for each expert and stretch, over the share of hits remembered.
+   take-overs, by 3 a few times S times C, plus what was missed until the lead was large enough: at
+   most the price times C hits for each expert and stretch, over the share of hits remembered.
 
 An adversary who reads the leader can do worse to any such rule; streams do not read it. While
 strays last they are hits that no expert has: that is how adaptive can beat them all.

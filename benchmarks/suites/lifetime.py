@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
+from bisect import insort
+from dataclasses import dataclass
+from statistics import median
+from typing import NamedTuple
 
+from benchmarks.block_workloads import paced, requests
 from benchmarks.metric import Metric
-from benchmarks.workloads import ROOT
 from sage_llm_ops.kv_policy import PolicyContext
 from sage_llm_ops.kv_policy.eviction import EvictionPolicy, Rules, eviction_policy
 from sage_llm_ops.kv_policy.history import AccessHistory
-from sage_llm_ops.kv_policy.lifetime import LifetimePredictor
-from sage_llm_ops.pipeline.block_streams import BlockStream, read_blocks, stream_of
-from sage_llm_ops.pipeline.synthetic import generate_trace
+from sage_llm_ops.kv_policy.lifetime import Lifetime, LifetimePredictor
+from sage_llm_ops.pipeline.block_streams import BlockStream
 
 WORKLOAD = (
     "Mooncake's synthetic and conversation traces (where SAGE_LLM_OPS_DATA or ../shared/data has "
-    "them, else a synthetic one), in their own time; each prediction is made from the past alone. "
-    "calibration: mean distance between predicted and observed share of blocks used again within "
-    "60 s, over ten bins; resolution: share of the outcome's variance that the predictions explain. "
-    "covered: reuses that came within the predicted TTL (0.9 is predicted, of reuses at ages seen so "
-    "far: early in a trace later ones are unknown). error: median of |log2(reuse time / predicted "
-    "median)|, error_none with one running mean for all. hits_gain: hits of an LRU pool with closed "
-    "prefixes whose blocks expire as predicted, over the same pool without; a sample is a pool "
-    "of 1, 5, 10 or 30 % of the blocks."
+    "them, else a synthetic one) in their own time, and _lirs: the twelve LIRS traces (ci: their first "
+    "10,000 accesses), each spread over 1,000 s, a sample a trace. Each prediction is made from the past "
+    "alone and judged if its time is over before the trace ends. calibration: mean distance between "
+    "predicted and observed share of blocks used again within 60 s, over ten bins; resolution: share of "
+    "the outcome's variance that the predictions explain. Of reuses within 300 s: covered, those that "
+    "came within the predicted TTL (0.9 is predicted, of reuses at ages seen so far: early in a trace "
+    "later ones are unknown); error, the median of |log2(reuse time / predicted median)|; error_none, "
+    "the same with the median of all reuse times so far, for every block. hits_gain: hits of an LRU pool "
+    "with closed prefixes whose blocks expire as predicted, over the same pool without; a sample is a "
+    "trace and a pool of 1 or 10 % of the blocks (full: also 5 and 30)."
 )
-SIZES = {"ci": ((0.01, 0.10), None), "full": ((0.01, 0.05, 0.10, 0.30), None)}
-TRACES = {
-    "synthetic": "mooncake_synthetic_trace.jsonl.zst",
-    "conversation": "mooncake_conversation_first30min.jsonl.zst",
-}
-HORIZON_S = 60.0
+SIZES = {"ci": ((0.01, 0.10), 10_000), "full": ((0.01, 0.05, 0.10, 0.30), None)}
+PACED_S = 1000.0
+HORIZON_S, REACH_S = 60.0, 300.0
+SOONEST_S = 0.05
 BINS = 10
 LEARN = 0.01
 
@@ -41,90 +42,109 @@ def run(preset: str) -> dict[str, Metric]:
 
 
 def measure(shares: tuple[float, ...], limit: int | None) -> dict[str, Metric]:
+    groups = {name: [stream] for name, stream in requests(limit).items()}
+    groups["lirs"] = paced(PACED_S, limit)
     metrics: dict[str, Metric] = {}
-    for name, stream in streams(limit).items():
-        for key, value in quality(stream).items():
-            metrics[f"{key}_{name}"] = Metric.of([value], "share" if "error" not in key else "log2")
-        gains = []
-        for share in shares:
-            capacity = max(1, int(share * stream.unique))
-            plain, hinted = (pool_hits(stream, capacity, hints) for hints in (False, True))
-            gains.append(hinted / max(1, plain))
-        metrics[f"hits_gain_{name}"] = Metric.of(gains, "ratio")
+    for name, streams in groups.items():
+        found: dict[str, list[float]] = {}
+        for stream in streams:
+            for key, value in quality(stream).items():
+                found.setdefault(key, []).append(value)
+            for share in shares:
+                capacity = max(1, int(share * stream.unique))
+                plain, hinted = (pool_hits(stream, capacity, hints) for hints in (False, True))
+                if plain:
+                    found.setdefault("hits_gain", []).append(hinted / plain)
+        for key, values in found.items():
+            unit = {"hits_gain": "ratio"}.get(key, "log2" if "error" in key else "share")
+            metrics[f"{key}_{name}"] = Metric.of(values, unit)
     return metrics
 
 
-def streams(limit: int | None) -> dict[str, BlockStream]:
-    """By the name that metrics carry."""
-    data = Path(os.environ.get("SAGE_LLM_OPS_DATA") or ROOT.parent / "shared" / "data")
-    if all((data / file).is_file() for file in TRACES.values()):
-        return {name: read_blocks(data / file, limit) for name, file in TRACES.items()}
-    return {"made_up": stream_of("made up", generate_trace(limit or 2000, seed=1))}
+@dataclass(slots=True)
+class _Bin:
+    """Predictions of about one probability."""
+
+    count: int = 0
+    predicted: float = 0.0
+    came: int = 0
+
+
+class _Open(NamedTuple):
+    """A prediction, and when it was made."""
+
+    at: float
+    chance: float | None
+    """Of a reuse within HORIZON_S."""
+    lifetime: Lifetime
+    """Within REACH_S."""
+    usual: float | None
+    """What one would say without a predictor: the median reuse time of all blocks so far."""
 
 
 def quality(stream: BlockStream) -> dict[str, float]:
-    """Predictions made at each use and held against the next; those whose time is not over at the
-    end of the trace are left out of the calibration."""
+    """Predictions made at each use and held against the next. Only those count whose time is over
+    before the trace ends: of later ones nobody knows what came. What nothing was measured of is left
+    out."""
     predictor = LifetimePredictor(AccessHistory(1 << 20))
-    open_: dict[int, tuple[float, float | None, float | None, float | None]] = {}
-    bins: list[list[float]] = [[0.0, 0.0, 0.0] for _ in range(BINS)]
+    waiting: dict[int, _Open] = {}
+    bins = [_Bin() for _ in range(BINS)]
     errors: list[float] = []
-    flat_errors: list[float] = []
-    gaps = 0.0, 0
-    covered = reuses = judged = used = 0
+    usual_errors: list[float] = []
+    seen: list[float] = []
+    covered = reuses = 0
     end = stream.at[-1]
 
-    def judge(chance: float | None, hit: bool) -> None:
-        nonlocal judged, used
-        if chance is None:
+    def judge(made: _Open, gap: float) -> None:
+        nonlocal covered, reuses
+        if made.chance is not None and made.at <= end - HORIZON_S:
+            cell = bins[min(BINS - 1, int(made.chance * BINS))]
+            cell.count += 1
+            cell.predicted += made.chance
+            cell.came += gap <= HORIZON_S
+        if gap > REACH_S or made.at > end - REACH_S:
             return
-        cell = bins[min(BINS - 1, int(chance * BINS))]
-        cell[0] += 1
-        cell[1] += chance
-        cell[2] += hit
-        judged += 1
-        used += hit
+        ttl, half = made.lifetime.ttl_s, made.lifetime.median_s
+        if ttl:
+            reuses += 1
+            covered += gap <= ttl
+        if half and made.usual:
+            errors.append(abs(math.log2(gap / half)))
+            usual_errors.append(abs(math.log2(gap / made.usual)))
 
     for at, blocks in zip(stream.at, stream.requests, strict=True):
         for place, key in enumerate(blocks):
-            before = open_.get(key)
-            if before is not None:
-                gap = max(at - before[0], 0.05)
-                if before[0] <= end - HORIZON_S:
-                    judge(before[1], gap <= HORIZON_S)
-                if before[2] is not None:
-                    reuses += 1
-                    covered += gap <= before[2]
-                if before[3]:
-                    errors.append(abs(math.log2(gap / before[3])))
-                    total, count = gaps
-                    if count:
-                        flat_errors.append(abs(math.log2(gap) - total / count))
-                gaps = gaps[0] + math.log2(gap), gaps[1] + 1
-            predictor.note(key, at, tail=place == len(blocks) - 1)
+            made = waiting.get(key)
+            if made is not None:
+                gap = max(at - made.at, SOONEST_S)
+                judge(made, gap)
+                if gap <= REACH_S:
+                    insort(seen, gap)
+            predictor.note(key, at, tail=stream.chained and place == len(blocks) - 1)
             use = predictor.history.get(key)
             assert use is not None
-            chance = predictor.reuse_within(use, at, HORIZON_S)
-            lifetime = predictor.predict_ttl(key, at)
-            ttl = lifetime.ttl_s if lifetime.ttl_s else None
-            open_[key] = (at, chance, ttl, lifetime.median_s)
-    for at, chance, _, _ in open_.values():
-        if at <= end - HORIZON_S:
-            judge(chance, False)
-    share = used / max(1, judged)
-    return {
-        "calibration": sum(abs(c[1] - c[2]) for c in bins) / max(1, judged),
-        "resolution": sum(c[0] * (c[2] / c[0] - share) ** 2 for c in bins if c[0])
-        / max(1, judged)
-        / max(1e-9, share * (1.0 - share)),
-        "covered": covered / max(1, reuses),
-        "error": _median(errors),
-        "error_none": _median(flat_errors),
-    }
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2] if values else 0.0
+            waiting[key] = _Open(
+                at,
+                predictor.reuse_within(use, at, HORIZON_S),
+                predictor.predict_ttl(key, at, REACH_S),
+                seen[len(seen) // 2] if seen else None,
+            )
+    for made in waiting.values():
+        judge(made, math.inf)
+    measured: dict[str, float] = {}
+    judged = sum(cell.count for cell in bins)
+    came = sum(cell.came for cell in bins)
+    if judged:
+        measured["calibration"] = sum(abs(c.predicted - c.came) for c in bins) / judged
+    if 0 < came < judged:
+        share = came / judged
+        spread = sum(c.count * (c.came / c.count - share) ** 2 for c in bins if c.count)
+        measured["resolution"] = spread / judged / (share * (1.0 - share))
+    if reuses:
+        measured["covered"] = covered / reuses
+    if errors:
+        measured["error"], measured["error_none"] = median(errors), median(usual_errors)
+    return measured
 
 
 def pool_hits(stream: BlockStream, capacity: int, hints: bool) -> int:
@@ -146,7 +166,7 @@ def pool_hits(stream: BlockStream, capacity: int, hints: bool) -> int:
                 policy.on_insert(key, parent=walked[-1] if walked else None)
             policy.pin(key)
             walked.append(key)
-            predictor.note(key, at, tail=place == len(blocks) - 1)
+            predictor.note(key, at, tail=stream.chained and place == len(blocks) - 1)
             ttl = predictor.predict_ttl(key, at, keeps_s).ttl_s if hints else None
             policy.expire(key, at if ttl == 0.0 else None)
         for key in walked:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from benchmarks.block_workloads import requests
 from benchmarks.metric import Metric
-from benchmarks.suites.lifetime import streams
+from benchmarks.two_tiers import STRATEGIES, TwoTiers
 from sage_llm_ops.kv_policy.cost_benefit import CostBenefitModel, PrefillCost
 from sage_llm_ops.kv_policy.eviction import Rules, eviction_policy
 from sage_llm_ops.kv_policy.history import AccessHistory
 from sage_llm_ops.kv_policy.lifetime import LifetimePredictor
 from sage_llm_ops.kv_policy.links import Link
-from sage_llm_ops.kv_policy.tiers import STRATEGIES, TwoTiers
 from sage_llm_ops.pipeline.block_streams import BlockStream
 
 WORKLOAD = (
@@ -33,7 +33,7 @@ def run(preset: str) -> dict[str, Metric]:
 def measure(links: tuple[float, ...], limit: int | None) -> dict[str, Metric]:
     """One run for each trace, link and strategy: nothing in it is random."""
     metrics: dict[str, Metric] = {}
-    for name, stream in streams(limit).items():
+    for name, stream in requests(limit).items():
         for link in links:
             spent = {strategy: mean_ms(stream, link, strategy) for strategy in STRATEGIES}
             tail = f"{name}_{link:g}"
@@ -46,6 +46,14 @@ def measure(links: tuple[float, ...], limit: int | None) -> dict[str, Metric]:
 
 def mean_ms(stream: BlockStream, gigabytes_per_s: float, strategy: str) -> float:
     """Milliseconds a request until its prompt is in the cache."""
+    tiers = two_tiers(stream, gigabytes_per_s, strategy)
+    for at, blocks in zip(stream.at, stream.requests, strict=True):
+        tiers.request(at, blocks, len(blocks) * BLOCK_TOKENS)
+    return tiers.spent.total_ms / len(stream.requests)
+
+
+def two_tiers(stream: BlockStream, gigabytes_per_s: float, strategy: str) -> TwoTiers:
+    """Empty, of the sizes that the workload names."""
     model = CostBenefitModel(
         LifetimePredictor(AccessHistory()),
         Link(gigabytes_per_s),
@@ -54,12 +62,9 @@ def mean_ms(stream: BlockStream, gigabytes_per_s: float, strategy: str) -> float
         block_bytes=BLOCK_BYTES,
     )
     upper, lower = (max(1, int(share * stream.unique)) for share in (UPPER, LOWER))
-    tiers = TwoTiers(
+    return TwoTiers(
         eviction_policy("lru", upper, Rules(closed=True)),
         eviction_policy("lru", lower),
         model,
         strategy,
     )
-    for at, blocks in zip(stream.at, stream.requests, strict=True):
-        tiers.request(at, blocks, len(blocks) * BLOCK_TOKENS)
-    return tiers.spent.total_ms / len(stream.requests)

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 SHARES = (0.01, 0.05, 0.10, 0.30)
 """Of the different blocks, where no capacity is given."""
-BOUND = "belady"
-"""The offline optimum: no policy is above it."""
-
 Row = dict[str, Any]
 
 
@@ -45,10 +42,12 @@ def replay(
     json: Json = False,
 ) -> None:
     """Replay a trace under eviction policies and compare their hits."""
+    from sage_llm_ops.cli.policy_report import refuse_unwritable, show, write
     from sage_llm_ops.kv_policy.eviction import POLICIES
     from sage_llm_ops.pipeline.block_streams import read_blocks
     from sage_llm_ops.types.errors import ConfigError
 
+    refuse_unwritable(csv=csv, out=out, svg=svg)
     stream = read_blocks(trace, limit)
     if closed and not stream.chained:
         raise ConfigError("--closed needs a trace of requests; ids in a list continue nothing")
@@ -69,11 +68,11 @@ def replay(
     if check is not None:
         result["check"] = _checked(check, stream, rows, closed)
         differs = any(not row["equal"] for row in result["check"])
-    _write(result, csv, out, svg)
+    write(result, csv=csv, out=out, svg=svg)
     if json:
         typer.echo(json_text(result))
     else:
-        _print(result, stream.name)
+        show(result, stream)
     if differs:
         raise typer.Exit(1)
 
@@ -113,6 +112,7 @@ def _rows(stream: BlockStream, policies: list[str], rooms: list[int], closed: bo
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from sage_llm_ops.cli.policy_report import BOUND
     from sage_llm_ops.kv_policy.eviction.belady import belady_hits
 
     for given in policies:
@@ -166,7 +166,7 @@ REFERENCE = {
     "s3fifo": "S3FIFO",
     "s3fifo:warm_up=full": "S3FIFO",
     "s3fifo:warm_up=paper": "S3FIFO_paper_warmup",
-    BOUND: "Belady_upper_bound",
+    "belady": "Belady_upper_bound",
 }
 
 
@@ -193,59 +193,3 @@ def _checked(file: Path, stream: BlockStream, rows: list[Row], closed: bool) -> 
     if not found:
         raise ConfigError("no cell is of this stream and these capacities", file=str(file))
     return found
-
-
-def _write(result: dict[str, Any], csv: Path | None, out: Path | None, svg: Path | None) -> None:
-    if out is not None:
-        out.write_text(json_text(result) + "\n", encoding="utf-8")
-    if csv is not None:
-        import csv as tables
-
-        names = list(dict.fromkeys(name for row in result["rows"] for name in row))
-        with csv.open("w", encoding="utf-8", newline="") as file:
-            writer = tables.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(result["rows"])
-    if svg is not None:
-        from sage_llm_ops.cli.miss_curves import draw
-
-        svg.write_text(draw(result["rows"], title=Path(result["trace"]).name), encoding="utf-8")
-
-
-def _print(result: dict[str, Any], name: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    typer.echo(
-        f"{name}: {result['accesses']} accesses to {result['unique']} blocks in "
-        f"{result['requests']} requests{', prefixes closed' if result['closed'] else ''}"
-    )
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in ("capacity", "policy", "hits", "prefix hits", "hit ratio", "", "M accesses/s"):
-        table.add_column(head, justify="left" if head in ("policy", "") else "right", no_wrap=True)
-    last = None
-    for row in result["rows"]:
-        if last not in (None, row["capacity"]):
-            table.add_section()
-        speed, prefix = row.get("accesses_per_s"), row.get("prefix_hits")
-        table.add_row(
-            "" if last == row["capacity"] else str(row["capacity"]),
-            row["policy"],
-            str(row["hits"]),
-            "-" if prefix is None else str(prefix),
-            f"{100.0 * row['hit_ratio']:.2f} %",
-            "█" * round(20.0 * row["hit_ratio"]),
-            "-" if speed is None else f"{speed / 1e6:.2f}",
-        )
-        last = row["capacity"]
-    Console(highlight=False).print(table)
-    checked = result.get("check")
-    if checked is not None:
-        wrong = [row for row in checked if not row["equal"]]
-        for row in wrong:
-            typer.echo(
-                f"{row['policy']} at {row['capacity']}: {row['hits']} hits, "
-                f"the reference has {row['expected']}"
-            )
-        typer.echo(f"{len(checked) - len(wrong)} of {len(checked)} cells equal the reference")

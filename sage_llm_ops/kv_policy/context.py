@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sage_llm_ops.kv_policy.history import AccessHistory
@@ -15,10 +15,6 @@ class PoolStats:
 
     capacity: int
     used: int
-
-    @property
-    def free(self) -> int:
-        return self.capacity - self.used
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +30,24 @@ class TenantStats:
 class PolicyContext:
     """A snapshot taken by the caller. Everything may be left out: less is then known.
 
-    `pool_stats` is by tier name; `tenant_stats` replaces the weights the policy was made with.
+    `tenant_stats` replaces the weights the policy was made with. `pool_stats`, by tier name, and
+    `access_history` change no choice: they are told in its reason.
     """
 
     now: float = 0.0
     pool_stats: Mapping[str, PoolStats] = field(default_factory=dict)
     tenant_stats: Mapping[str, TenantStats] = field(default_factory=dict)
     access_history: AccessHistory | None = None
+
+    def told(self, victims: Sequence[BlockKey]) -> str:
+        """How full the pools were, and how long the victims had not been used."""
+        words = [f"{tier} {pool.used} of {pool.capacity}" for tier, pool in self.pool_stats.items()]
+        if self.access_history is not None:
+            uses = [use for key in victims if (use := self.access_history.get(key)) is not None]
+            if uses:
+                latest = max(use.at for use in uses)
+                words.append(f"unused for {self.now - latest:.1f} s or longer")
+        return "".join(f"; {word}" for word in words)
 
 
 @dataclass(frozen=True, slots=True)

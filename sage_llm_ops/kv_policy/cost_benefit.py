@@ -114,13 +114,19 @@ class CostBenefitModel:
         return self.fetch_ms(blocks, now_ms) + self.prefill.rest_ms(fetched, tokens) < computed
 
     def evaluate_migration(
-        self, candidate: Candidate, now_ms: float, keeps_s: float, *, queued: int = 0
+        self,
+        candidate: Candidate,
+        now_ms: float,
+        keeps_s: float,
+        doubt: float = 0.0,
+        *,
+        queued: int = 0,
     ) -> Worth:
         """One block moved now to a tier that keeps an unused block for `keeps_s` seconds.
 
-        `queued`: blocks of the same plan that go before it.
+        `doubt`: the least reuse that is believed; `queued`: blocks of the same plan before it.
         """
-        benefit = self._expected_ms(candidate.key, candidate.depth, now_ms, keeps_s)
+        benefit = self._expected_ms(candidate.key, candidate.depth, now_ms, keeps_s, doubt)
         benefit += candidate.carries_ms
         harm = 0.0
         if candidate.displaces is not None:
@@ -139,13 +145,16 @@ class CostBenefitModel:
     def _wanted(self, now_ms: float) -> float:
         return self._fetches * math.exp(min(0.0, self._as_of - now_ms) / RATE_MEMORY_MS)
 
-    def _expected_ms(self, key: BlockKey, depth: int, now_ms: float, keeps_s: float) -> float:
-        saved = self.saved_ms(depth)
+    def _expected_ms(
+        self, key: BlockKey, depth: int, now_ms: float, keeps_s: float, doubt: float = 0.0
+    ) -> float:
+        saved = max(0.0, self.saved_ms(depth))
         use = self.predictor.history.get(key)
-        if saved <= 0.0 or use is None:
-            return 0.0
+        if use is None:  # of a past so long ago that it is forgotten
+            return saved * doubt
         reuse = self.predictor.reuse_within(use, now_ms / 1e3, keeps_s)
-        return saved if reuse is None else saved * reuse  # nothing known yet: keep what may be kept
+        # Nothing known yet: keep what may be kept.
+        return saved if reuse is None else saved * max(reuse, doubt)
 
 
 def _share_left(

@@ -24,6 +24,8 @@ STEPS = 48
 GROWTH = 1.5
 LEAN = 20.0
 """Blocks' worth of evidence that all blocks together lend to a class."""
+FADING = 0.8
+"""From an interval to one that nothing has lived to see: reuse gets rarer, and does not end there."""
 MOST_COUNTED = 5
 REFIT_AFTER = 256
 
@@ -39,12 +41,12 @@ class Lifetime:
     """Seconds from now. What is not known is None: no block of any class was used again yet."""
 
     ttl_s: float | None
-    """When `coverage` of the reuses still to come will have come; 0.0 where the block is not worth
-    waiting for: its reuse is less than `floor` times as likely as any block's."""
+    """When `coverage` of the reuses within the horizon will have come; 0.0 where the block is not
+    worth waiting for: its reuse is less than `floor` times as likely as any block's."""
     reuse: float | None
     """The probability of a reuse within the horizon."""
     median_s: float | None
-    """Half of the reuses still to come will have come."""
+    """Half of the reuses within the horizon will have come."""
 
 
 @final
@@ -57,7 +59,7 @@ class LifetimePredictor:
         *,
         finest_s: float = 0.1,
         coverage: float = 0.9,
-        floor: float = 0.3,
+        floor: float = 0.4,
     ) -> None:
         if finest_s <= 0.0 or not 0.0 < coverage < 1.0 or not 0.0 <= floor <= 1.0:
             raise ConfigError(
@@ -92,7 +94,7 @@ class LifetimePredictor:
         """For a block of the history; for others what is known of all blocks.
 
         The horizon is how long the pool keeps a block that nobody uses: a reuse after it is a miss
-        whatever is predicted.
+        whatever is predicted, and does not count.
         """
         use = self.history.get(key) or Use(now, 0, False)
         curve = self._curve(use)
@@ -100,7 +102,7 @@ class LifetimePredictor:
             return Lifetime(None, None, None)
         age = max(0.0, now - use.at)
         alive = self._at(curve, age)
-        coming = alive - curve[-1]
+        coming = alive - self._at(curve, age + horizon_s)
         reuse = self._fall(curve, age, horizon_s)
         if coming <= 0.0:
             return Lifetime(0.0, reuse, None)
@@ -125,7 +127,7 @@ class LifetimePredictor:
         pooled = tuple(map(_sums, zip(*tables.values(), strict=True)))
         if not sum(pooled[0]):
             return
-        base = _hazard(pooled[0], pooled[1], [0.0] * STEPS)
+        base = _hazard(pooled[0], pooled[1], None)
         self._survival = {ALL: _survival(base)}
         for found, (reuses, waiting) in tables.items():
             self._survival[found] = _survival(_hazard(reuses, waiting, base))
@@ -168,16 +170,20 @@ def _sums(rows: tuple[list[int], ...]) -> list[int]:
     return [sum(column) for column in zip(*rows, strict=True)]
 
 
-def _hazard(reuses: list[int], waiting: list[int], base: Curve) -> Curve:
+def _hazard(reuses: list[int], waiting: list[int], base: Curve | None) -> Curve:
     """Of those that reached an interval unused, the share used again in it. Those whose age lies in
-    the interval count half: that is how much of it they have lived through on average."""
+    the interval count half: that is how much of it they have lived through on average. Where few
+    reached it, the share leans on that of `base`; without one, on the interval before, fading."""
     reached = list(accumulate(map(sum, zip(reversed(reuses), reversed(waiting), strict=True))))
-    risks = (r - 0.5 * w for r, w in zip(reversed(reached), waiting, strict=True))
-    lean = LEAN if any(base) else 0.0
-    return [
-        min(1.0, (events + lean * b) / (risk + lean)) if risk + lean > 0.0 else 0.0
-        for events, risk, b in zip(reuses, risks, base, strict=True)
-    ]
+    hazard: Curve = []
+    for step, total in enumerate(reversed(reached)):
+        risk = total - 0.5 * waiting[step]
+        if base is not None:
+            expected = base[step]
+        else:
+            expected = FADING * hazard[-1] if hazard else 0.0
+        hazard.append(min(1.0, (reuses[step] + LEAN * expected) / (risk + LEAN)))
+    return hazard
 
 
 def _survival(hazard: Curve) -> Curve:

@@ -91,9 +91,11 @@ def test_sim_core() -> None:
 )
 def test_policy() -> None:
     metrics = policy.measure(repeats=1, limit=60)
-    names = ("fifo", "lru", "lfu", "arc", "s3fifo", "adaptive")
-    assert {f"accesses_per_s_{name}" for name in names} <= set(metrics)
-    assert {f"vs_libcachesim_{name}" for name in names[:-1]} <= set(metrics)
+    names = ("fifo", "lru", "lfu", "arc", "s3fifo", "sieve", "lirs", "adaptive")
+    for kind in ("accesses_per_s", "calls_per_s", "bytes_per_block"):
+        assert {f"{kind}_{name}" for name in names} <= set(metrics)
+    for kind in ("vs_libcachesim", "vs_libcachesim_bulk"):
+        assert {f"{kind}_{name}" for name in names[:-1]} <= set(metrics)
     assert {"vs_cachetools_lru", "bytes_per_block"} <= set(metrics)
     assert min(metric.min for metric in metrics.values()) > 0.0
     _ordered(metrics)
@@ -102,11 +104,12 @@ def test_policy() -> None:
 def test_adaptive() -> None:
     metrics = adaptive.measure(limit=100)
     assert {"within_2pct", "behind", "miss_adaptive", "miss_s3fifo"} <= set(metrics)
+    assert {"within_2pct_generated", "miss_lirs_generated"} <= set(metrics)
     _ordered(metrics)
 
 
 def test_lifetime() -> None:
-    metrics = lifetime.measure((0.1,), limit=200)
+    metrics = lifetime.measure((0.1,), limit=1200)
     assert {"calibration_made_up", "covered_made_up", "hits_gain_made_up"} <= set(metrics)
     _ordered(metrics)
 

@@ -59,7 +59,11 @@ def test_every_policy_and_what_is_written(
     rooms = ("--capacity", "0.5", "--capacity", "3")
     assert call("policy", "replay", ids, *rooms, *written) == 0
     captured = capsys.readouterr()
-    assert "loop: 200 accesses to 20 blocks" in captured.out
+    assert "loop: 200 accesses to 20 blocks\n" in captured.out
+    assert "prefix" not in captured.out  # a list of ids has none
+    assert "10 (50 %)" in captured.out
+    assert " best" in captured.out
+    assert max(map(len, captured.out.splitlines())) <= 80
     rows = json.loads(doc.read_text())["rows"]
     assert {row["capacity"] for row in rows} == {10, 3}
     assert {"adaptive", "arc", "belady", "s3fifo"} <= {row["policy"] for row in rows}
@@ -106,6 +110,8 @@ def test_the_check_against_reference_results(
         (["--capacity", "0.001"], "is not one block"),
         (["--capacity", "many"], "give a number"),
         (["--closed"], "continue nothing"),
+        (["--svg", "no/such/place.svg"], "there is no directory no/such"),
+        (["--csv", "."], "is a directory"),
     ],
 )
 def test_refusals(

@@ -187,12 +187,120 @@ class S3Fifo(Model):
         (self.main if self.known or spill else self.small).append(key)
 
 
+class Sieve(Model):
+    """Two lists that meet at the hand."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.behind: list[Any] = []
+        self.used: dict[Any, bool] = {}
+
+    def resident(self) -> list[Any]:
+        return self.behind + self.order
+
+    def hit(self, key: Any) -> None:
+        self.used[key] = True
+
+    def evict(self, key: Any) -> Any:
+        for _ in range(3):
+            while (gone := first(self.order, self.may_go)) is not None:
+                if not self.used[gone]:
+                    return gone
+                self.used[gone] = False
+                self.behind.append(gone)
+            self.order, self.behind = self.behind, self.order
+        return None
+
+    def insert(self, key: Any) -> None:
+        if not self.order:
+            self.order, self.behind = self.behind, self.order
+        self.used[key] = False
+        self.order.append(key)
+
+
+class Lirs(Model):
+    """`stack` is the paper's S with the oldest use first, `order` its Q, `near` its LIR blocks."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.near_size = self.capacity - max(1, int(0.01 * self.capacity))
+        self.stack: list[Any] = []
+        self.near: list[Any] = []
+        self.ghosts: list[Any] = []
+        self.known = False
+
+    def resident(self) -> list[Any]:
+        return self.order + self.near
+
+    def use(self, key: Any) -> None:
+        """On top of the stack, whose end must be near."""
+        if key in self.stack:
+            self.stack.remove(key)
+        self.stack.append(key)
+        self.prune()
+
+    def prune(self) -> None:
+        while self.stack and self.stack[0] not in self.near:
+            gone = self.stack.pop(0)
+            if gone in self.ghosts:
+                self.ghosts.remove(gone)
+
+    def promote(self, key: Any) -> None:
+        self.near.append(key)
+        self.use(key)
+        if len(self.near) > self.near_size:
+            self.near.remove(self.stack[0])
+            self.order.append(self.stack.pop(0))
+            self.prune()
+
+    def hit(self, key: Any) -> None:
+        if key in self.near:
+            self.near.remove(key)
+            self.near.append(key)
+            self.use(key)
+        elif key in self.stack:
+            self.order.remove(key)
+            self.promote(key)
+        else:
+            self.order.remove(key)
+            self.order.append(key)
+            self.use(key)
+
+    def miss(self, key: Any) -> None:
+        self.known = key in self.ghosts
+        if self.known:
+            self.ghosts.remove(key)
+            self.stack.remove(key)
+
+    def evict(self, key: Any) -> Any:
+        gone = first(self.order, self.may_go)
+        if gone is None:
+            gone = first(self.near, self.may_go)
+            if gone is not None:
+                self.stack.remove(gone)
+                self.prune()
+        elif gone in self.stack:
+            self.ghosts.append(gone)
+        return gone
+
+    def insert(self, key: Any) -> None:
+        if self.known or len(self.near) < self.near_size:
+            self.promote(key)
+        else:
+            self.order.append(key)
+            self.use(key)
+        if len(self.stack) > 2 * self.capacity:
+            self.stack.remove(self.ghosts.pop(0))
+
+
 MODELS: dict[str, type[Model]] = {
     "fifo": Fifo,
     "lru": Lru,
     "lfu": Lfu,
     "arc": Arc,
     "s3fifo": S3Fifo,
+    "sieve": Sieve,
+    "lirs": Lirs,
 }
 
 
@@ -200,7 +308,7 @@ class Adaptive(Model):
     """The leader's cache is followed; the numbers are those of the class that is tested."""
 
     def __init__(
-        self, *args: Any, experts: Sequence[str] = ("s3fifo", "arc", "lru", "lfu")
+        self, *args: Any, experts: Sequence[str] = ("s3fifo", "arc", "lru", "lirs")
     ) -> None:
         super().__init__(*args)
         self.experts = [MODELS[name](self.capacity) for name in experts]
@@ -209,7 +317,10 @@ class Adaptive(Model):
         self.leader = 0
         self.held: list[Any] = []
         self.strays: list[Any] = []
-        self.seen = 0
+        self.seen = self.missed = 0
+        self.total = [0] * len(experts)
+        self.price = 0.1
+        self.last: tuple[int, int, int] | None = None
 
     def resident(self) -> list[Any]:
         return self.strays + self.held
@@ -234,11 +345,18 @@ class Adaptive(Model):
     def judge(self) -> None:
         for i, hits in enumerate(self.hits):
             self.score[i] = self.score[i] * 0.9 + hits
+            self.total[i] += hits
             self.hits[i] = 0
         best = max(range(len(self.score)), key=self.score.__getitem__)
         lead = self.score[best] - self.score[self.leader]
         debt = len(set(self.experts[best].resident()) - set(self.resident()))
-        if lead > 0.0 and lead > 0.1 * debt:
+        price, ours = self.price, self.seen - self.missed
+        if self.last is not None:
+            left, its, ours_then = self.last
+            lost = ours - ours_then < self.total[left] - its
+            price = min(1.6, 2 * price) if lost else max(0.1, price / 2)
+        if lead > 0.0 and lead > price * debt:
+            self.price, self.last = price, (self.leader, self.total[self.leader], ours)
             self.leader = best
             self.sort()
 
@@ -246,6 +364,7 @@ class Adaptive(Model):
         self.observe(key)
 
     def miss(self, key: Any) -> None:
+        self.missed += 1
         self.observe(key)
 
     def evict(self, key: Any) -> Any:

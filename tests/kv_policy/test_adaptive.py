@@ -58,6 +58,17 @@ def test_a_take_over_costs_at_most_what_is_missing(expert: str) -> None:
             assert missed <= leader_missed + debt
 
 
+def test_experts_that_hit_in_turns_do_not_lead_in_turns() -> None:
+    """To and fro over the blocks, lru and lfu are equally good and each is ahead after its own hits;
+    who follows whoever is ahead comes too late for both."""
+    sweep = [*range(500), *range(499, -1, -1)] * 12
+    policy = Adaptive(150, experts=("s3fifo", "lru", "lfu"))
+    missed = len(sweep) - policy.replay(sweep)
+    assert missed <= 1.12 * (len(sweep) - eviction_policy("lru", 150).replay(sweep))
+    assert policy.switches <= 8
+    policy.check_integrity()
+
+
 def test_it_leaves_a_leader_that_falls_behind() -> None:
     """A loop larger than the cache is LRU's worst case and no trouble for S3-FIFO's first laps."""
     policy = Adaptive(50, experts=("lru", "s3fifo"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_llm_ops.kv_policy import PolicyContext, TenantStats
+from sage_llm_ops.kv_policy import AccessHistory, PolicyContext, PoolStats, TenantStats
 from sage_llm_ops.kv_policy.eviction import POLICIES, Rules, eviction_policy
 from sage_llm_ops.kv_policy.eviction.replay import Hits, replay_closed
 from sage_llm_ops.types.errors import ConfigError, IntegrityError
@@ -126,6 +126,7 @@ def test_pins_hold_and_the_reason_says_so(name: str) -> None:
 @pytest.mark.parametrize("name", POLICIES)
 def test_what_expired_goes_first_unless_it_is_pinned(name: str) -> None:
     policy = _filled(name, 6)
+    policy.on_hit(5)  # no policy would take it next
     policy.expire(4, 10.0)
     policy.expire(5, 8.0)
     policy.expire(3, 1.0)
@@ -157,6 +158,18 @@ def test_memory_is_taken_from_who_is_most_over_the_share(name: str) -> None:
     victims = policy.select_victims(3, PolicyContext(tenant_stats=shares)).victims
     assert set(victims) <= set(range(6, 12))
     policy.check_integrity()
+
+
+def test_the_reason_tells_what_the_context_knows() -> None:
+    policy, history = _filled("lru", 3), AccessHistory()
+    for key in range(3):
+        history.note(key, 10.0 * key)
+    context = PolicyContext(
+        now=42.0, pool_stats={"gpu": PoolStats(capacity=3, used=3)}, access_history=history
+    )
+    decision = policy.select_victims(2, context)
+    assert decision.victims == (0, 1)
+    assert decision.reason == "lru: least recently used; gpu 3 of 3; unused for 32.0 s or longer"
 
 
 @pytest.mark.parametrize("name", POLICIES)

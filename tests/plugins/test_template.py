@@ -106,6 +106,19 @@ print(dict(plane.pipeline.operators["tenant_tokens"].tokens))
     ]
 
 
+def test_its_eviction_policy_beside_ours(site: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"{n}\n" for n in [1, 2, 3, 1, 4, 1, 5, 1, 6, 1]))
+    argv = ["--policy", "clock", "--policy", "fifo", "--capacity", "3", "--json"]
+    done = cli(site, tmp_path, "policy", "replay", str(ids), *argv)
+    assert done.returncode == 0, done.stderr
+    hits = {row["policy"]: row["hits"] for row in json.loads(done.stdout)["rows"]}
+    assert hits == {"clock": 4, "fifo": 3, "belady": 4}
+    done = cli(None, tmp_path, "policy", "replay", str(ids), *argv)
+    assert done.returncode == 2
+    assert "unknown eviction policy 'clock'" in done.stderr
+
+
 def test_without_the_package_the_file_is_refused_by_name(tmp_path: Path) -> None:
     done = cli(None, tmp_path, "config", "check", str(TEMPLATE / "pipeline.toml"))
     assert done.returncode == 2

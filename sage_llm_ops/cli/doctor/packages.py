@@ -96,11 +96,12 @@ def plugins() -> str:
     from sage_llm_ops.cli.doctor.checks import Absent
     from sage_llm_ops.engines.registry import ENGINES
     from sage_llm_ops.engines.tokenizers import TOKENIZERS
+    from sage_llm_ops.kv_policy import POLICIES
     from sage_llm_ops.operators import OPERATORS
     from sage_llm_ops.scheduler_ir import ROUTINGS, STRATEGIES
 
     found, clashes = [], []
-    for registry in (OPERATORS, STRATEGIES, ROUTINGS, ENGINES, TOKENIZERS):
+    for registry in (OPERATORS, STRATEGIES, ROUTINGS, POLICIES, ENGINES, TOKENIZERS):
         for name in registry:
             package = registry.origin(name)
             if package and name in registry.built_in:

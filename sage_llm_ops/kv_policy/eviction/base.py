@@ -8,7 +8,7 @@ here blocks or reads a clock. A policy holds keys, never bytes: the owner frees 
     freed   on_remove(key): the block left for another reason (invalidated, its engine died)
 
 `select_victims` commits: its victims have left the policy when it returns. Policies that remember
-what they evicted (arc, s3fifo, adaptive) learn from `incoming`, the block that room is made for;
+what they evicted (arc, s3fifo, lirs, adaptive) learn from `incoming`, the block that room is made for;
 without it they learn when it is inserted, one eviction late.
 
 A policy made without `Rules` is exactly what the literature defines. Rules (guard.py) take blocks
@@ -156,7 +156,10 @@ class EvictionPolicy(ABC):
                 victims.append(self._choose(incoming))
             except KeyError:
                 break
-        return EvictionDecision(tuple(victims), self._reason(n, len(victims), expired))
+        reason = self._reason(n, len(victims), expired)
+        if context is not None:
+            reason += context.told(victims)
+        return EvictionDecision(tuple(victims), reason)
 
     def pin(self, key: BlockKey) -> None:
         """The block stays until it is unpinned as often as it was pinned."""
@@ -178,7 +181,13 @@ class EvictionPolicy(ABC):
         """Hit, or miss and insert at once if a block can be found to go; True where it was a hit."""
         if self._touch(key):
             return True
-        if len(self) >= self.capacity:
+        full = len(self) >= self.capacity
+        if self._guard is None:
+            if full:
+                self._evict(key)
+            self._insert(key)
+            return False
+        if full:
             try:
                 self._choose(key)
             except KeyError:

@@ -64,6 +64,9 @@ class TwoTiers:
         now_ms, model, size = now_s * 1e3, self.model, self.model.block_tokens
         here = _leading(self.upper, blocks)
         below = _leading(self.lower, blocks[here:]) if self.strategy != "recompute" else 0
+        for key in blocks[here : here + below]:
+            self.lower.on_hit(key)  # wanted, fetched or not: below stays what it is under `always`
+        self.policy.asked(blocks[here:])
         cached = min(tokens, here * size)
         if self.strategy == "planned" and not model.fetch(cached, below, tokens, now_ms):
             below = 0
@@ -71,8 +74,6 @@ class TwoTiers:
         fetch = model.fetch_ms(below, now_ms)
         if below:
             model.link.send(now_ms, below * model.block_bytes)
-            for key in blocks[here : here + below]:
-                self.lower.on_hit(key)
         prefill = model.prefill.rest_ms(min(tokens, (here + below) * size), tokens)
         spent.fetch_ms += fetch
         spent.prefill_ms += prefill

@@ -75,17 +75,17 @@ def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> R
         trace=_trace(metadata.trace, identity),
         estimated=isinstance(tokenizer, TextTokenizer),
         untokenised=untokenised,
+        cost_budget=_positive("cost_budget", metadata.cost_budget, identity),
     )
 
 
 def _refuse_unbuilt(metadata: RequestMetadata, identity: RequestId) -> None:
     """A wish that nothing here reads yet is refused, not accepted and ignored."""
-    for name in ("cost_budget", "parallelism_hint"):
-        value = getattr(metadata, name)
-        if value is not None:
-            raise InvalidRequest(
-                f"{name}={value!r} is not honoured yet; leave it out", request_id=identity
-            )
+    if metadata.parallelism_hint is not None:
+        raise InvalidRequest(
+            f"parallelism_hint={metadata.parallelism_hint!r} is not honoured yet; leave it out",
+            request_id=identity,
+        )
 
 
 def as_priority(value: Any) -> RequestPriority:

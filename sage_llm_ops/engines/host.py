@@ -28,6 +28,7 @@ import zmq
 from sage_llm_ops.engines import lifeline, sweeper, wire
 from sage_llm_ops.engines.base import BaseEngine
 from sage_llm_ops.engines.registry import make_engine
+from sage_llm_ops.engines.steps import StepSampler
 from sage_llm_ops.types.errors import EngineStartError, ProtocolError, SageLlmOpsError
 from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.wire import (
@@ -88,6 +89,7 @@ class Host:
         self._draining = False
         self._steps = 0
         self._stats_at = 0.0
+        self._sampler = StepSampler()
 
     def stop(self) -> None:
         """Leave `run` after the current step."""
@@ -134,6 +136,7 @@ class Host:
         match message:
             case Submit(node=node):
                 self._running.add(node.id)
+                self._sampler.submitted(node)
                 try:
                     self._engine.submit(node)
                 except Exception as error:
@@ -150,6 +153,7 @@ class Host:
                 self._stopping = True
 
     def _step(self, out: list[Up]) -> None:
+        began = time.perf_counter()
         try:
             events = self._engine.step()
         except Exception as error:
@@ -159,8 +163,10 @@ class Host:
             message = f"the engine failed in a step and was recovered: {error!r}"
             out.extend(Failed(node, "engine_failed", message) for node in sorted(self._running))
             self._running.clear()
+            self._sampler.forget()
             return
         self._steps += 1
+        self._sampler.stepped(events, (time.perf_counter() - began) * 1e3)
         for event in events:
             if isinstance(event, Done | Failed):
                 self._running.discard(event.node)
@@ -176,7 +182,12 @@ class Host:
             return
         self._stats_at = now
         out.append(
-            msgspec.structs.replace(self._engine.stats(), steps=self._steps, rss_mb=_rss_mb())
+            msgspec.structs.replace(
+                self._engine.stats(),
+                steps=self._steps,
+                rss_mb=_rss_mb(),
+                samples=self._sampler.take(),
+            )
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sage_llm_ops.fleet.breaker import BREAKERS, CLOSED, HALF_OPEN, OPEN
+from sage_llm_ops.fleet.traits import Traits
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.ids import Needs, NodeId, WorkerId
 
@@ -37,6 +38,8 @@ class Reservation:
     """Given to a worker whose breaker is half open."""
     heard: bool = False
     """Whether tokens came, as far as somebody who looks at probes has noted it."""
+    work_us: int = 0
+    """Prefill that it still has before it; 0 from its first token on."""
 
 
 class Fleet:
@@ -60,6 +63,9 @@ class Fleet:
         self.running = np.zeros(8, dtype=np.int64)
         self.tokens = np.zeros(8, dtype=np.int64)
         self.assigned = np.zeros(8, dtype=np.int64)
+        self.work_us = np.zeros(8, dtype=np.int64)
+        """Prefill that its nodes still have before them."""
+        self.traits = Traits()
         self.kv_usage = np.full(8, np.nan)
         self._serves: list[tuple[Needs, ...]] = []
         self._lengths: list[int] = []
@@ -79,7 +85,14 @@ class Fleet:
 
     # -- membership ---------------------------------------------------------------------------
 
-    def join(self, worker: WorkerId, *models: str) -> None:
+    def join(
+        self,
+        worker: WorkerId,
+        *models: str,
+        role: str = "general",
+        price: float = 0.0,
+        place: str = "",
+    ) -> None:
         """Register a worker that may serve these names once it is up."""
         row = self.rows.get(worker)
         if row is None:
@@ -92,6 +105,7 @@ class Fleet:
             self._grow(row + 1)
         elif self.state[row] != GONE and row not in self._away:
             raise IntegrityError(f"worker {worker!r} joined twice")
+        self.traits.join(row, worker, role, price, place)
         self._models[row] = models
         self._serves[row] = ()
         self.state[row] = DOWN
@@ -174,11 +188,12 @@ class Fleet:
 
     # -- load ---------------------------------------------------------------------------------
 
-    def reserve(self, node: NodeId, row: int, tokens: int) -> None:
+    def reserve(self, node: NodeId, row: int, tokens: int, work_us: int = 0) -> None:
         """Take one slot and `tokens` of a worker, until `release` with the same id."""
         if node in self.reservations:
             raise IntegrityError(f"node {node} is reserved twice")
-        held = self.reservations[node] = Reservation(row, tokens)
+        held = self.reservations[node] = Reservation(row, tokens, work_us=work_us)
+        self.work_us[row] += work_us
         self.running[row] += 1
         self.tokens[row] += tokens
         self.assigned[row] += 1
@@ -189,6 +204,13 @@ class Fleet:
             for needs in self._serves[row]:
                 self._free[needs] -= 1
 
+    def begun(self, node: NodeId) -> None:
+        """Its first token came: its prefill is over."""
+        held = self.reservations.get(node)
+        if held is not None and held.work_us:
+            self.work_us[held.row] -= held.work_us
+            held.work_us = 0
+
     def release(self, node: NodeId) -> Reservation | None:
         """Give back what `node` holds, or None where it holds nothing (any more)."""
         held = self.reservations.pop(node, None)
@@ -197,6 +219,7 @@ class Fleet:
         row = held.row
         self.running[row] -= 1
         self.tokens[row] -= held.tokens
+        self.work_us[row] -= held.work_us
         if self._probes and row in self._probes:
             self._probes[row] -= held.probe
             self.limit[row] = self._limit_of(row)
@@ -236,6 +259,10 @@ class Fleet:
             others = rows[~np.isin(rows, avoid)]
             rows = others if others.size else rows
         return rows
+
+    def serving(self, needs: Needs) -> Rows:
+        """Rows of the workers that are up and serve `needs`, with room or without."""
+        return self._up.get(needs, _NO_ROWS)
 
     def may_serve(self, needs: Needs) -> bool:
         """Whether a registered worker, up or not, could serve `needs` one day."""
@@ -280,10 +307,16 @@ class Fleet:
         """Reservations sum to the load, row by row, and free slots to the free counters."""
         running = np.zeros_like(self.running)
         tokens = np.zeros_like(self.tokens)
+        work = np.zeros_like(self.work_us)
         for held in self.reservations.values():
             running[held.row] += 1
             tokens[held.row] += held.tokens
-        if (running != self.running).any() or (tokens != self.tokens).any():
+            work[held.row] += held.work_us
+        if (
+            (running != self.running).any()
+            or (tokens != self.tokens).any()
+            or (work != self.work_us).any()
+        ):
             raise IntegrityError("fleet: reservations do not sum to the load")
         for row in range(len(self.ids)):
             if self.limit[row] != self._limit_of(row):
@@ -359,7 +392,16 @@ class Fleet:
         if size <= len(self.state):
             return
         more = len(self.state)
-        for name in ("state", "slots", "breaker", "limit", "running", "tokens", "assigned"):
+        for name in (
+            "state",
+            "slots",
+            "breaker",
+            "limit",
+            "running",
+            "tokens",
+            "assigned",
+            "work_us",
+        ):
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros(more, dtype=old.dtype)]))
         self.kv_usage = np.concatenate([self.kv_usage, np.full(more, np.nan)])

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from sage_llm_ops.operators.base import Emitted, Operator
-from sage_llm_ops.types.events import Admitted, Arrive, Broken, Job, Outcome, Timer
-
-
-class AdmitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`max_pending`: how many may wait for a place at a time."""
-
-    max_pending: int = 20_000
-    default_timeout_s: float | None = None
+from sage_llm_ops.scheduler_ir.admission import AdmissionOptions, Ahead, Drained, Refusal
+from sage_llm_ops.types.events import Admitted, Arrive, Broken, ConfigSet, Job, Outcome, Timer
 
 
 class Admit(Operator):
@@ -23,17 +15,37 @@ class Admit(Operator):
     name = "admit"
     takes = {Arrive: "arrive", Timer: "timer"}
     emits = (Admitted, Outcome, Timer)
-    Options = AdmitOptions
-    live = frozenset({"max_pending", "default_timeout_s"})
+    Options = AdmissionOptions
+    live = frozenset(AdmissionOptions.__struct_fields__)
+
+    def __init__(self, plane: Any, options: Any, identity: str) -> None:
+        super().__init__(plane, options, identity)
+        self._drained = Drained()
+        self._plain = _is_plain(options)
+        """Whether the queue's bound is the only limit."""
+
+    def configure(self, event: ConfigSet) -> Emitted:
+        passed = super().configure(event)
+        self._plain = _is_plain(self.options)
+        return passed
 
     def arrive(self, event: Arrive) -> Emitted:
         plane, request = self.plane, event.request
         job = Job(request, event.seq)
         code, message = self._refusal(job)
+        after = None
+        if not code:
+            refused = self._crowded(event, job)
+            if refused is not None:
+                code, message, after = refused
         if code:
             plane.metrics.refused += 1
-            return Outcome(event.seq, event.now, job, code=code, message=message)
+            end = Outcome(event.seq, event.now, job, code=code, message=message)
+            end.retry_after_s = after
+            return end
         plane.jobs[request.id] = job
+        if self.options.tenant_pending:
+            plane.admission.entered(request)
         plane.metrics.accepted += 1
         timeout = request.timeout_s
         if timeout is None:
@@ -61,12 +73,6 @@ class Admit(Operator):
             return "invalid_request", (
                 f"timeout_s={request.timeout_s!r} must be 0 or more; leave it out for no limit"
             )
-        waiting = len(plane.jobs) - len(plane.running)
-        if waiting >= self.options.max_pending:
-            return "overloaded", (
-                f"{waiting} requests are waiting and max_pending={self.options.max_pending}; "
-                "send it later, add instances or raise admit.max_pending"
-            )
         if not plane.fleet.may_serve(job.needs):
             known = ", ".join(map(repr, plane.fleet.models())) or "none"
             return "no_instance", (
@@ -91,6 +97,18 @@ class Admit(Operator):
             )
         return "", ""
 
+    def _crowded(self, event: Arrive, job: Job) -> Refusal | None:
+        """It could be served; whether there is room for it."""
+        plane, options, request = self.plane, self.options, job.request
+        waiting = len(plane.jobs) - len(plane.running)
+        if self._plain and 2 * waiting < options.max_pending:
+            return None
+        ahead = Ahead(waiting, self._drained.per_s(event.now, plane.placements))
+        service = 0.0
+        if options.feasible and plane.fleet.traits.known[plane.fleet.serving(job.needs)].any():
+            service = plane.outlook.service_s(request, 0)
+        return plane.admission.check(request, event.now, ahead, service, options)
+
     def failed(self, event: Any, error: Exception) -> Emitted:
         """A request that could not even be looked at ends by name, like any other."""
         passed = super().failed(event, error)
@@ -101,3 +119,9 @@ class Admit(Operator):
             return Outcome(event.seq, event.now, job, code="duplicate_request", message=str(error))
         job = self.plane.jobs[event.request.id]
         return Broken(event.seq, event.now, job, operator=self.id, error=error)
+
+
+def _is_plain(options: AdmissionOptions) -> bool:
+    return not (
+        options.tenant_pending or options.tenant_rate or options.throttle or options.feasible
+    )

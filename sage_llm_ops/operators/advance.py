@@ -20,7 +20,8 @@ from sage_llm_ops.types.events import (
     WorkerDown,
     WorkerLeave,
 )
-from sage_llm_ops.types.ids import NodeId, RequestId
+from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
+from sage_llm_ops.types.plans import PlanNode
 
 
 class AdvanceOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +31,9 @@ class AdvanceOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Advance(Operator):
-    """A plan has one node: placed means ready, done means done. More nodes need no other events."""
+    """A plan has one node, or two: a prefill and the decode that goes on from it. The second one is
+    ready when the first has ended and its KV had the time of the transfer; its room is reserved from
+    the start, so that the KV knows where to go. Whatever ends a job gives that room back."""
 
     name = "advance"
     shape = "flatmap"
@@ -67,6 +70,10 @@ class Advance(Operator):
             return event  # its request has gone on without it; the room it gave back counts
         job.node = None
         job.delivered += event.n_tokens
+        if job.then is not None:
+            if event.finish_reason == "length" and job.delivered < job.request.max_tokens:
+                return self._go_on(event, job, job.then)
+            self.plane.drop_next(job)
         if event.finish_reason == "cancelled":
             return self._stopped(event, job)
         return Outcome(event.seq, event.now, job, finish_reason=event.finish_reason)
@@ -100,12 +107,23 @@ class Advance(Operator):
         job = self.plane.jobs.get(RequestId(event.key))
         if job is None or job.node is None:
             return event
+        if event.kind == "transfer" and job.then is not None:
+            node, job.then = job.then, None
+            return NodeReady(event.seq, event.now, job, node)
         if event.kind == "deadline":
             return self._stop(event, job, "deadline_expired", "")
         if event.kind == "cancel_ack":
             self.plane.running.pop(job.node, None)
             job.node = None
+            self.plane.drop_next(job)
             return self._stopped(event, job)
+        return event
+
+    def _go_on(self, event: NodeDone, job: Job, node: PlanNode) -> Emitted:
+        """The prefill is over; the decode waits for its KV."""
+        job.node, job.worker = node.id, WorkerId(node.worker)
+        self.plane.running[node.id] = job
+        self.plane.timers.at(event.now + job.transfer_s, "transfer", job.request.id)
         return event
 
     def _stop(self, event: Event, job: Job, code: str, message: str) -> Emitted:
@@ -113,6 +131,11 @@ class Advance(Operator):
         if job.cancelled or job.node is None or job.worker is None:
             return None
         job.cancelled, job.cancel_message = code, message or STOPPED[code]
+        if job.then is not None and job.then.id == job.node:  # on its way: no worker has it
+            del self.plane.running[job.node]
+            job.node = None
+            self.plane.drop_next(job)
+            return self._stopped(event, job)
         grace = event.now + self.options.cancel_grace_s
         self.plane.timers.at(grace, "cancel_ack", job.request.id)
         return NodeCancel(event.seq, event.now, job, job.node, job.worker)
@@ -127,6 +150,7 @@ class Advance(Operator):
     ) -> AttemptFailed:
         job.node = None
         job.delivered += delivered
+        self.plane.drop_next(job)
         return AttemptFailed(event.seq, event.now, job, reason, message, died)
 
     def check_integrity(self) -> None:

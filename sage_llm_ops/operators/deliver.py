@@ -8,7 +8,15 @@ from sage_llm_ops.operators.base import Emitted, Operator, log
 from sage_llm_ops.types.events import Outcome
 
 REFUSALS = frozenset(
-    {"duplicate_request", "overloaded", "no_instance", "invalid_request", "quarantined"}
+    {
+        "duplicate_request",
+        "overloaded",
+        "quota_exceeded",
+        "deadline_infeasible",
+        "no_instance",
+        "invalid_request",
+        "quarantined",
+    }
 )
 """Ends of requests that Admit never let in."""
 
@@ -25,6 +33,8 @@ class Deliver(Operator):
         identity = job.request.id
         if plane.jobs.get(identity) is job:
             del plane.jobs[identity]
+            if plane.admission.pending:
+                plane.admission.ended(job.request)
             plane.timers.cancel("deadline", identity)
             plane.timers.cancel("cancel_ack", identity)
         elif event.code not in REFUSALS:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from sage_llm_ops.cost_model import Step, WorkerClass
 from sage_llm_ops.fleet.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerRule
-from sage_llm_ops.fleet.view import Reservation
+from sage_llm_ops.fleet.view import GONE, Reservation
 from sage_llm_ops.operators.base import Emitted, Operator
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import (
@@ -107,6 +109,7 @@ class Observe(Operator):
         if job is not None and job.first_token is None:
             job.first_token = event.now if event.at is None else event.at
             job.cached = event.cached
+        self.plane.fleet.begun(event.node)
 
     def done(self, event: NodeDone) -> Emitted:
         held = self.plane.fleet.release(event.node)
@@ -114,6 +117,10 @@ class Observe(Operator):
             return None
         if self._breakers:
             self._ended(event, held)
+        if self.plane.fleet.traits.watched:
+            job = self.plane.running.get(event.node)
+            if job is not None and job.placed is not None:
+                self.plane.fleet.traits.responded(held.row, (event.now - job.placed) * 1e3)
         return event
 
     def node_failed(self, event: NodeFailed) -> Emitted:
@@ -146,7 +153,12 @@ class Observe(Operator):
         return event
 
     def join(self, event: WorkerJoin) -> Emitted:
-        self.plane.fleet.join(event.worker, event.model, *event.models)
+        fleet, models = self.plane.fleet, (event.model, *event.models)
+        fleet.join(event.worker, *models, role=event.role, price=event.price, place=event.place)
+        row = fleet.rows[event.worker]
+        self.plane.classes[row] = WorkerClass(
+            event.hardware, event.model, "", event.tensor_parallel
+        )
         self._tell_ledger(event)
         return event
 
@@ -155,6 +167,7 @@ class Observe(Operator):
         self._forgive(event, fleet.rows[event.worker], "it came up")
         models = (event.model, *event.models)
         fleet.up(event.worker, models, event.slots, event.max_model_len, event.tasks)
+        self._meet(event)
         self._tell_ledger(event)
         return event
 
@@ -178,7 +191,38 @@ class Observe(Operator):
         return event
 
     def load(self, event: Load) -> Emitted:
-        self.plane.fleet.kv_usage[self.plane.fleet.rows[event.worker]] = event.kv_usage
+        row = self.plane.fleet.rows[event.worker]
+        self.plane.fleet.kv_usage[row] = event.kv_usage
+        if event.steps:
+            kind = self.plane.classes[row]
+            steps = [(Step(*step[:4]), step[4]) for step in event.steps]
+            self.plane.costs.learn(kind, steps)
+            self._tell_speed(kind)
+
+    # -- speed ----------------------------------------------------------------------------------
+
+    def _meet(self, event: WorkerUp) -> None:
+        """Who it is, and what is known of its kind."""
+        plane = self.plane
+        row = plane.fleet.rows[event.worker]
+        if plane.fleet.state[row] == GONE:
+            return
+        traits = plane.fleet.traits
+        traits.splits[row] = {"prefill", "decode"} <= set(event.kinds)
+        traits.fetches[row] = event.fetches
+        kind = plane.classes[row]._replace(model=event.model, engine=event.engine)
+        plane.classes[row] = kind
+        given = None if event.step_ms is None else np.array(event.step_ms)
+        plane.costs.open(kind, given)
+        self._tell_speed(kind)
+
+    def _tell_speed(self, kind: WorkerClass) -> None:
+        """All workers of a class learn from each of them."""
+        coefficients = self.plane.costs.coefficients(kind)
+        if coefficients is not None:
+            for row, other in self.plane.classes.items():
+                if other == kind:
+                    self.plane.fleet.traits.speed(row, coefficients)
 
     def configure(self, event: ConfigSet) -> Emitted:
         super().configure(event)

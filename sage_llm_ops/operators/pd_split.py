@@ -6,16 +6,17 @@ from typing import Any
 
 import msgspec
 
-from sage_llm_ops.operators.base import Emitted, Operator
-from sage_llm_ops.scheduler_ir import SPLITTERS
+from sage_llm_ops.operators.base import Emitted, Operator, read_options
+from sage_llm_ops.scheduler_ir import SPLITTERS, SeparatorOptions
 from sage_llm_ops.types.errors import UnknownName
 from sage_llm_ops.types.events import Broken, Offer
 
 
 class PDSplitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`policy`: one of the registered splitters."""
+    """`policy`: one of the registered splitters; `options`: see `SeparatorOptions`."""
 
     policy: str = "never"
+    options: dict[str, Any] = {}
 
 
 class PDSplit(Operator):
@@ -32,8 +33,10 @@ class PDSplit(Operator):
         kind = SPLITTERS.get(options.policy)
         if kind is None:
             raise UnknownName("PD policy", options.policy, SPLITTERS, key="policy")
-        self.splitter = kind()
+        owner = f"PD policy {options.policy!r}"
+        self.splitter = kind(read_options(SeparatorOptions, options.options, owner=owner))
 
     def offer(self, event: Offer) -> Emitted:
-        event.kinds, event.split_reason = self.splitter.split(event)
+        event.kinds, event.split_reason, ms = self.splitter.split(event, self.plane.fleet)
+        event.transfer_s = ms / 1e3
         return event

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from sage_llm_ops.cost_model import CostBook, WorkerClass
 from sage_llm_ops.fleet import Fleet
-from sage_llm_ops.scheduler_ir import Quarantine
+from sage_llm_ops.operators.outlook import FleetOutlook
+from sage_llm_ops.scheduler_ir import Admission, Quarantine
 from sage_llm_ops.telemetry import Ledger, Metrics
 from sage_llm_ops.types.events import Job, Outcome
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
@@ -67,6 +69,13 @@ class Plane:
         self.prefix: PrefixView = prefix or NobodyKnows()
         self.fleet = Fleet()
         self.metrics = Metrics()
+        self.costs = CostBook()
+        """How fast each class of workers is; Observe writes."""
+        self.classes: dict[int, WorkerClass] = {}
+        """By row of the fleet; Observe writes."""
+        self.outlook = FleetOutlook(self.fleet)
+        self.admission = Admission()
+        """Who of each tenant is inside; Admit and Deliver."""
         self.jobs: dict[RequestId, Job] = {}
         """Accepted and not ended; Admit adds, Deliver removes."""
         self.running: dict[NodeId, Job] = {}
@@ -76,6 +85,18 @@ class Plane:
         self.broken = 0
         """Handlers that raised: always a defect."""
         self._nodes = 0
+
+    def drop_next(self, job: Job) -> None:
+        """The job's plan does not go on: what was reserved for its second node is free again."""
+        if job.then is not None:
+            self.fleet.release(job.then.id)
+            self.timers.cancel("transfer", job.request.id)
+            job.then = None
+
+    @property
+    def placements(self) -> int:
+        """Nodes that got a place so far."""
+        return self._nodes
 
     def next_node(self) -> NodeId:
         """Numbers in the order of placement: the same in a replay."""

@@ -6,16 +6,21 @@ from typing import Any
 
 import msgspec
 
-from sage_llm_ops.operators.base import Emitted, Operator
-from sage_llm_ops.scheduler_ir import ROUTINGS, Choice
+from sage_llm_ops.cost_model import prefill_ms
+from sage_llm_ops.operators.base import Emitted, Operator, read_options
+from sage_llm_ops.scheduler_ir import ROUTINGS
+from sage_llm_ops.scheduler_ir.narrowing import affordable, cheapest_in_time, for_kind
+from sage_llm_ops.scheduler_ir.routing.base import Rows
 from sage_llm_ops.types.events import Broken, NoRoom, Offer, Placed
+from sage_llm_ops.types.ids import WorkerId
 from sage_llm_ops.types.plans import PlanNode
 
 
 class RouteOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`strategy`: one of the registered routings."""
+    """`strategy`: one of the registered routings; `options`: its own."""
 
     strategy: str = "load_balanced"
+    options: dict[str, Any] = {}
 
 
 class Route(Operator):
@@ -29,51 +34,111 @@ class Route(Operator):
 
     def __init__(self, plane: Any, options: Any, identity: str) -> None:
         super().__init__(plane, options, identity)
-        self.routing = ROUTINGS.resolve(options.strategy, key="strategy")()
-        self._policy = f"{self.routing.name}@{self.routing.version}"
+        kind = ROUTINGS.resolve(options.strategy, key="strategy")
+        owner = f"routing strategy {options.strategy!r}"
+        self.routing = kind(read_options(kind.Options, options.options, owner=owner))
+        self._policy = f"{kind.name}@{kind.version}"
+        self._predicts = kind.predicts
+        if kind.watches:
+            plane.fleet.traits.watched = True
 
     def offer(self, event: Offer) -> Emitted:
         job, fleet = event.job, self.plane.fleet
         rows = fleet.with_room(job.needs, job.excluded)
         if not rows.size:
             return NoRoom(event.seq, event.now, job, fleet.epoch(job.needs))
+        if job.request.cost_budget is not None:
+            within = affordable(fleet, rows, job)
+            if not within.size:
+                return self._too_dear(event)
+            rows = within
+        kinds = event.kinds
+        if fleet.traits.pools and len(kinds) > 1:
+            prefill, decode = (for_kind(fleet, rows, kind) for kind in kinds)
+            if prefill.size and decode.size:
+                return self._apart(event, prefill, decode)
+        job.attempt += 1
+        node = self._place(event, self._narrow(event, rows), "fused", event.split_reason)
+        return self._placed(event, node)
+
+    def _apart(self, event: Offer, prefill: Rows, decode: Rows) -> Placed:
+        """Both nodes at once: the KV has to know where to go."""
+        job = event.job
+        job.attempt += 1
+        first = self._place(event, prefill, "prefill", event.split_reason)
+        self._place(event, decode, "decode", event.split_reason)
+        job.transfer_s = event.transfer_s
+        return self._placed(event, first)
+
+    def _placed(self, event: Offer, node: PlanNode) -> Placed:
+        job = event.job
+        job.worker, job.placed, job.accepted = WorkerId(node.worker), event.now, None
+        return Placed(event.seq, event.now, job, node)
+
+    def _narrow(self, event: Offer, rows: Rows) -> Rows:
+        fleet = self.plane.fleet
+        if fleet.traits.pools:
+            rows = for_kind(fleet, rows, "fused")
+        if event.thrifty:
+            rows = cheapest_in_time(fleet, rows, event.job, event.now)
+        return rows
+
+    def _place(self, event: Offer, rows: Rows, kind: str, why: str) -> PlanNode:
+        """Choose, reserve, write down."""
+        job, plane = event.job, self.plane
+        request, fleet = job.request, plane.fleet
         choice = self.routing.choose(event, fleet, rows)
-        node = self._reserve(event, choice)
-        request = job.request
-        self.plane.ledger.place(
+        row = choice.row
+        worker = fleet.ids[row]
+        delivered = job.delivered + (kind == "decode")
+        length = request.n_prompt + delivered
+        node = PlanNode(
+            plane.next_node(),
+            request.id,
+            worker,
+            job.attempt,
+            kind,
+            n_tokens=length,
+            offset=delivered,
+            task=request.task,
+            model=request.model,
+        )
+        left = 1 if kind == "prefill" else request.max_tokens - delivered
+        if kind != "decode" and (self._predicts or fleet.traits.pools):
+            fleet.reserve(node.id, row, length + left, self._work_us(event, row, length))
+        else:
+            fleet.reserve(node.id, row, length + left)
+        if kind == "decode":
+            job.then = node
+        else:
+            job.node = node.id  # now: what raises below must find what to give back
+        plane.ledger.place(
             event.seq,
             event.now,
             request.id,
             job.attempt,
-            choice.row,
+            row,
             rows,
             choice.costs,
             policy=self._policy,
-            reason=choice.reason,
+            reason=choice.reason if kind == "fused" else f"{kind}: {choice.reason}; {why}",
             unit=self.routing.unit,
             hits=event.hits,
             waited_s=event.now - request.arrived,
             trace=request.trace,
         )
-        return Placed(event.seq, event.now, job, node)
-
-    def _reserve(self, event: Offer, choice: Choice) -> PlanNode:
-        job, plane = event.job, self.plane
-        request = job.request
-        worker = plane.fleet.ids[choice.row]
-        length = request.n_prompt + job.delivered
-        node = PlanNode(
-            plane.next_node(),
-            request.id,
-            worker,
-            job.attempt + 1,
-            event.kinds[0],
-            n_tokens=length,
-            offset=job.delivered,
-            task=request.task,
-            model=request.model,
-        )
-        plane.fleet.reserve(node.id, choice.row, length + request.max_tokens - job.delivered)
-        job.attempt += 1
-        job.node, job.worker, job.placed, job.accepted = node.id, worker, event.now, None
         return node
+
+    def _work_us(self, event: Offer, row: int, length: int) -> int:
+        """Prefill that the worker has before it now."""
+        fleet = self.plane.fleet
+        there = min((event.hits or {}).get(fleet.ids[row], 0), length - 1)
+        return int(prefill_ms(fleet.traits.ms[:, row], length - there, there) * 1e3)
+
+    def _too_dear(self, event: Offer) -> NoRoom:
+        job = event.job
+        why = (
+            f"cost_budget={job.request.cost_budget:g} is below what it would cost wherever there is "
+            "room; raise it, leave it out or add cheaper instances"
+        )
+        return NoRoom(event.seq, event.now, job, 0, why)

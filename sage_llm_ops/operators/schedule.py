@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from sage_llm_ops.operators.advance import STOPPED
-from sage_llm_ops.operators.base import Emitted, Operator
+from sage_llm_ops.operators.base import Emitted, Operator, read_options
 from sage_llm_ops.scheduler_ir import STRATEGIES
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import (
@@ -36,9 +36,10 @@ from sage_llm_ops.types.ids import Needs, RequestId
 
 
 class ScheduleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`strategy`: one of the registered orders."""
+    """`strategy`: one of the registered orders; `options`: its own."""
 
     strategy: str = "fifo"
+    options: dict[str, Any] = {}
 
 
 class Schedule(Operator):
@@ -70,7 +71,12 @@ class Schedule(Operator):
 
     def __init__(self, plane: Any, options: Any, identity: str) -> None:
         super().__init__(plane, options, identity)
-        self.strategy = STRATEGIES.resolve(options.strategy, key="strategy")()
+        kind = STRATEGIES.resolve(options.strategy, key="strategy")
+        owner = f"strategy {options.strategy!r}"
+        self.strategy = kind(
+            read_options(kind.Options, options.options, owner=owner), plane.outlook
+        )
+        self._policy = f"{kind.name}@{kind.version}"
         self.offered: RequestId | None = None
         self._parked: dict[Needs, int] = {}
 
@@ -85,17 +91,24 @@ class Schedule(Operator):
         return self._next(event, [self._strand(event, event.job)])
 
     def placed(self, event: NodeReady) -> Emitted:
+        if event.node.kind == "decode":
+            return self._next(event, [])  # a plan that goes on, not the answer to an offer
         self._answered(event.job)
-        self.strategy.placed(event.job.request.id)
+        self.strategy.placed(event.job.request.id, event.now)
         return self._next(event, [])
 
     def no_room(self, event: NoRoom) -> Emitted:
-        self._answered(event.job)
-        self.strategy.no_room(event.job.request.id)
-        self._parked[event.job.needs] = event.epoch
+        job = event.job
+        self._answered(job)
+        if event.never:
+            self.strategy.remove(job.request.id, event.now)
+            return self._next(event, [self._end(event, job, "over_budget", event.never)])
+        self.strategy.no_room(job.request.id)
+        self._parked[job.needs] = event.epoch
         return self._next(event, [])
 
     def outcome(self, event: Outcome) -> Emitted:
+        self.strategy.finished(event.job, event.now)
         return self._next(event, [event])
 
     def broken(self, event: Broken) -> Emitted:
@@ -105,9 +118,10 @@ class Schedule(Operator):
             self.plane.running.pop(job.node, None)
             self.plane.fleet.release(job.node)
             job.node = None
+        self.plane.drop_next(job)
         if self.offered == job.request.id:
             self.offered = None
-        self.strategy.remove(job.request.id)
+        self.strategy.remove(job.request.id, event.now)
         message = f"operator {event.operator!r} failed on it: {event.error!r}; this is a defect"
         return self._next(event, [self._end(event, job, "integrity", message)])
 
@@ -128,7 +142,7 @@ class Schedule(Operator):
         fleet = self.plane.fleet
         stranded = [job for job in self.strategy if not fleet.may_serve(job.needs)]
         for job in stranded:
-            self.strategy.remove(job.request.id)
+            self.strategy.remove(job.request.id, event.now)
         return self._next(event, [self._strand(event, job) for job in stranded])
 
     def failed(self, event: Any, error: Exception) -> Emitted:
@@ -139,7 +153,7 @@ class Schedule(Operator):
         return passed
 
     def _drop(self, event: Event, request: RequestId, code: str, message: str) -> Emitted:
-        job = self.strategy.remove(request)
+        job = self.strategy.remove(request, event.now)
         if job is None:
             return self._next(event, [])
         return self._next(event, [self._end(event, job, code, message or STOPPED[code])])
@@ -154,7 +168,9 @@ class Schedule(Operator):
             job = self.strategy.offer(event.now, self._blocked)
             if job is not None:
                 self.offered = job.request.id
-                out.append(Offer(event.seq, event.now, job))
+                out.append(Offer(event.seq, event.now, job, thrifty=self.strategy.thrifty))
+        for change in self.strategy.changes():
+            self.plane.ledger.policy(event.seq, event.now, self._policy, change)
         return out
 
     def _blocked(self, needs: Needs) -> bool:
@@ -166,8 +182,8 @@ class Schedule(Operator):
         message = f"no instance is left that does {request.task!r} with model {request.model!r}"
         return self._end(event, job, "no_instance", message)
 
-    @staticmethod
-    def _end(event: Event | Inner, job: Job, code: str, message: str) -> Outcome:
+    def _end(self, event: Event | Inner, job: Job, code: str, message: str) -> Outcome:
+        self.strategy.finished(job, event.now)
         return Outcome(event.seq, event.now, job, code=code, message=message)
 
     def check_integrity(self) -> None:

@@ -270,7 +270,9 @@ class RequestHandle:
         """Raise the error of a request that did not complete."""
         if end.code:
             if self._error is None:
-                self._error = failure(end.code, end.message, self.request.id, tuple(self.tokens))
+                self._error = failure(
+                    end.code, end.message, self.request.id, tuple(self.tokens), end.retry_after_s
+                )
             raise self._error.with_traceback(None)  # else it grows with every reader
 
     def _wake(self) -> None:

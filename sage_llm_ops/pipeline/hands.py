@@ -31,10 +31,12 @@ from sage_llm_ops.types.events import (
     NodeFailed,
     Outcome,
     WorkerDown,
+    WorkerJoin,
     WorkerLeave,
     WorkerUp,
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
+from sage_llm_ops.types.instances import ExecutionInstance, ExecutionInstanceType
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
@@ -46,6 +48,21 @@ def default_slots(can: Capabilities) -> int:
     """What the engine batches, and an eighth more: a finished place is refilled within the same
     step, and the rest of the queue stays here, where its order can still change."""
     return can.max_num_seqs + max(1, can.max_num_seqs // 8)
+
+
+def joined(instance: ExecutionInstance) -> WorkerJoin:
+    """How an instance enters the graph."""
+    kind = ExecutionInstanceType(instance.instance_type)
+    return WorkerJoin(
+        worker=WorkerId(instance.instance_id),
+        model=instance.model_name,
+        models=instance.other_names,
+        role=kind.value,
+        price=(instance.price_per_hour or 0.0) / 3600.0,
+        place=instance.location,
+        hardware=instance.hardware,
+        tensor_parallel=instance.tensor_parallel_size,
+    )
 
 
 class Route:
@@ -120,6 +137,8 @@ class LiveHands:
             if self._adapters and node.model in self._adapters.get(worker, ()):
                 node.lora = node.model
             node.untokenised = request.untokenised
+            if node.kind == "prefill":
+                node.sampling = node.sampling.first_only()
             if node.offset:
                 node.tokens += _delivered(handle, node.offset)
             self._check_sampling(worker, request)
@@ -198,6 +217,7 @@ class LiveHands:
                 running=stats.running,
                 waiting=stats.waiting,
                 kv_usage=stats.kv_usage,
+                steps=stats.samples,
             )
         )
 
@@ -221,6 +241,10 @@ class LiveHands:
                 max_model_len=can.max_model_len,
                 tasks=can.tasks,
                 models=(*instance.aliases, *can.adapters),
+                kinds=can.node_kinds,
+                fetches=can.kv_transfer,
+                engine=hello.engine,
+                step_ms=can.step_ms,
             )
         )
         self._tell("up", worker, "")

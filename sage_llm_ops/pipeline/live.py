@@ -14,7 +14,7 @@ from sage_llm_ops.operators import OPERATORS, Operator, Plane, PrefixView
 from sage_llm_ops.operators.base import check_live
 from sage_llm_ops.pipeline.graph import check
 from sage_llm_ops.pipeline.handle import RequestHandle
-from sage_llm_ops.pipeline.hands import LiveHands
+from sage_llm_ops.pipeline.hands import LiveHands, joined
 from sage_llm_ops.pipeline.live_source import LiveSource
 from sage_llm_ops.pipeline.loop_bridge import LoopBridge
 from sage_llm_ops.pipeline.recording import Recorder
@@ -35,7 +35,6 @@ from sage_llm_ops.types.events import (
     Drain,
     Job,
     Outcome,
-    WorkerJoin,
 )
 from sage_llm_ops.types.ids import RequestId, WorkerId
 from sage_llm_ops.types.pipelines import PipelineSpec
@@ -176,9 +175,7 @@ class LivePipeline:
         if self.hands.workers.setdefault(worker.id, worker) is not worker:
             raise ConfigError(f"worker {worker.id!r} is attached already; detach it first")
         worker.incarnation = self.hands.lives.get(worker.id, worker.incarnation)
-        instance = worker.instance
-        names = instance.other_names
-        self.source.post(WorkerJoin(worker=worker.id, model=instance.model_name, models=names))
+        self.source.post(joined(worker.instance))
 
     def drain_worker(self, worker: WorkerId) -> None:
         """Give it nothing new; once this returns nothing more is on its way to it."""

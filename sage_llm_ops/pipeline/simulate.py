@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Any
 
@@ -18,7 +18,7 @@ from sage.runtime import StopSignal
 from sage_llm_ops.engines.sim import SimCore, SimOptions
 from sage_llm_ops.operators import OPERATORS, Operator, Plane
 from sage_llm_ops.pipeline.graph import check
-from sage_llm_ops.pipeline.hands import default_slots
+from sage_llm_ops.pipeline.hands import default_slots, joined
 from sage_llm_ops.pipeline.sage_graph import close, wire
 from sage_llm_ops.pipeline.timers import TimerHeap
 from sage_llm_ops.telemetry import Ledger
@@ -38,6 +38,7 @@ from sage_llm_ops.types.events import (
     WorkerUp,
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
+from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.pipelines import PipelineSpec
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
@@ -78,8 +79,14 @@ class SimWorker:
     """A simulated engine and the nodes it runs."""
 
     def __init__(
-        self, identity: WorkerId, model: str, options: SimOptions, models: tuple[str, ...] = ()
+        self,
+        identity: WorkerId,
+        model: str,
+        options: SimOptions,
+        models: tuple[str, ...] = (),
+        instance: ExecutionInstance | None = None,
     ) -> None:
+        self.instance = instance
         self.id = identity
         self.model = model
         self.models = models
@@ -114,7 +121,11 @@ class SimSource(TimerHeap):
     def add(self, worker: SimWorker) -> None:
         """A worker that is there from the beginning."""
         self.workers[worker.id] = worker
-        self._ready.append(WorkerJoin(worker=worker.id, model=worker.model, models=worker.models))
+        self._ready.append(
+            joined(worker.instance)
+            if worker.instance is not None
+            else WorkerJoin(worker=worker.id, model=worker.model, models=worker.models)
+        )
         self._ready.append(self._up(worker))
 
     def __call__(self) -> Any:
@@ -145,6 +156,10 @@ class SimSource(TimerHeap):
         """It ails: the node fails at once."""
         said = f"{worker.id} ails as scripted"
         self._ready.append(NodeFailed(node=node.id, reason="engine_failed", message=said))
+
+    def fail(self, node: NodeId, message: str) -> None:
+        """Answer for a worker that cannot."""
+        self._ready.append(NodeFailed(node=node, reason="worker_lost", message=message))
 
     def _earliest(self) -> tuple[float, Callable[[], None]] | None:
         """Engine steps, then faults, timers and arrivals, of those that are due at the same time."""
@@ -242,6 +257,10 @@ class SimSource(TimerHeap):
             max_model_len=can.max_model_len,
             tasks=can.tasks,
             models=worker.models,
+            kinds=can.node_kinds,
+            fetches=can.kv_transfer,
+            engine="sim",
+            step_ms=can.step_ms,
         )
 
 
@@ -259,10 +278,15 @@ class SimHands:
         request = job.request
         node.tokens, node.sampling = request.tokens, request.sampling.after(node.offset)
         node.blocks, node.block_size = request.blocks, request.block_size
+        if node.kind == "prefill":
+            node.sampling = node.sampling.first_only()
         if node.offset and node.tokens:
             # Delivered tokens are counted here, not kept: any ids of the right number will do.
             node.tokens += bytes(4 * node.offset)
         worker = self._source.workers[WorkerId(node.worker)]
+        if not worker.up:  # the second node of a plan: its worker may have died meanwhile
+            self._source.fail(node.id, f"worker {node.worker!r} is down")
+            return
         if self._source.now < worker.ails_until:
             self._source.refuse(node, worker)
             return
@@ -353,10 +377,12 @@ def _workers(
     spec: PipelineSpec, instances: int | None, model: str | None, options: SimOptions | None
 ) -> Iterator[SimWorker]:
     chosen = options or SimOptions.parse({"visible_tokens": False, **spec.simulate})
-    named: list[tuple[str, str, tuple[str, ...]]]
-    named = [(i.instance_id, i.model_name, i.other_names) for i in spec.instances]
+    known = list(spec.instances)
     if instances is not None:
-        named = [(f"sim{n}", "", ()) for n in range(instances)]
-    served = model or next((name for _, name, _ in named if name), "sim")
-    for identity, name, others in named or [("sim0", "", ())]:
-        yield SimWorker(WorkerId(identity), name or served, chosen, others)
+        known = [ExecutionInstance(f"sim{n}") for n in range(instances)]
+    known = known or [ExecutionInstance("sim0")]
+    served = model or next((i.model_name for i in known if i.model_name), "sim")
+    for instance in known:
+        named = replace(instance, model_name=instance.model_name or served)
+        identity, others = WorkerId(named.instance_id), named.other_names
+        yield SimWorker(identity, named.model_name, chosen, others, named)

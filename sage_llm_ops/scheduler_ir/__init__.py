@@ -1,6 +1,13 @@
 """Who is next and where it goes. Pure state machines: no SAGE, engine, thread or clock in here."""
 
-from sage_llm_ops.scheduler_ir.pd_separation import SPLITTERS, PDNever, Split
+from sage_llm_ops.scheduler_ir.admission import Admission, AdmissionOptions
+from sage_llm_ops.scheduler_ir.pd_separation import (
+    SPLITTERS,
+    PDNever,
+    PDSeparator,
+    SeparatorOptions,
+    Split,
+)
 from sage_llm_ops.scheduler_ir.quarantine import Quarantine
 from sage_llm_ops.scheduler_ir.retry_budget import RetryBudget, RetryRule
 from sage_llm_ops.scheduler_ir.routing import ROUTINGS, Choice, Routing
@@ -10,12 +17,16 @@ __all__ = [
     "ROUTINGS",
     "SPLITTERS",
     "STRATEGIES",
+    "Admission",
+    "AdmissionOptions",
     "Choice",
     "PDNever",
+    "PDSeparator",
     "Quarantine",
     "RetryBudget",
     "RetryRule",
     "Routing",
+    "SeparatorOptions",
     "Split",
     "Strategy",
 ]

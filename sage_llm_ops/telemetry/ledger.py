@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, gc=False, omit_defaults=True):
     """One line of the ledger."""
 
     kind: str
-    """`run`, `fleet`, `breaker`, `place`, `retry` or `end`."""
+    """`run`, `fleet`, `breaker`, `policy`, `place`, `retry` or `end`."""
     seq: int
     now: float
     request: str = ""
@@ -135,6 +135,13 @@ class Ledger:
                 **why,
             )
         )
+
+    def policy(self, seq: int, now: float, name: str, change: str) -> None:
+        """A policy changed how it decides, and says why."""
+        self._hash.update(_PACK(4, seq, now, 0, 0))
+        self._hash.update(f"{name}|{change}".encode())
+        self.decisions += 1
+        self._write(Entry("policy", seq, now, policy=name, reason=change))
 
     def retry(self, seq: int, now: float, request: str, attempt: int, code: str, why: str) -> None:
         """An attempt failed and another one follows."""

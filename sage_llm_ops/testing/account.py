@@ -95,15 +95,20 @@ class Account:
 
     def _check_load(self) -> None:
         fleet = self.plane.fleet
-        if set(fleet.reservations) != set(self.hands.held):
-            wrong = set(fleet.reservations) ^ set(self.hands.held)
+        nodes = [(h.node, h.job.request.max_tokens) for h in self.hands.held.values()]
+        for job in self.plane.jobs.values():
+            if job.then is not None:  # reserved ahead: the second node of a plan
+                nodes.append((job.then, job.request.max_tokens))
+        expected = {node.id for node, _ in nodes}
+        if set(fleet.reservations) != expected:
+            wrong = set(fleet.reservations) ^ expected
             raise IntegrityError(f"reservations are not what workers hold: {wrong}")
         running = [0] * len(fleet.ids)
         tokens = [0] * len(fleet.ids)
-        for held in self.hands.held.values():
-            row = fleet.rows[WorkerId(held.node.worker)]
+        for node, most in nodes:
+            row = fleet.rows[WorkerId(node.worker)]
             running[row] += 1
-            tokens[row] += held.node.n_tokens + held.job.request.max_tokens - held.node.offset
+            tokens[row] += node.n_tokens + (1 if node.kind == "prefill" else most - node.offset)
         if fleet.running[: len(running)].tolist() != running:
             raise IntegrityError(f"the fleet counts other nodes than {running}")
         if fleet.tokens[: len(tokens)].tolist() != tokens:

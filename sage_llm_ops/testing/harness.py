@@ -162,6 +162,8 @@ class Harness(Account):
         """The engine finished it, by default with all the tokens it may make."""
         held = self.hands.held.pop(node)
         left = held.job.request.max_tokens - held.node.offset
+        if held.node.kind == "prefill":
+            left = 1
         count = left if n_tokens is None else n_tokens
         self.step(NodeDone(node=node, finish_reason=reason, n_tokens=count))
 
@@ -177,9 +179,15 @@ class Harness(Account):
 
     # -- fleet --------------------------------------------------------------------------------
 
-    def join(self, worker: str, model: str = MODEL, models: tuple[str, ...] = ()) -> None:
+    def join(
+        self,
+        worker: str,
+        model: str = MODEL,
+        role: str = "general",
+        models: tuple[str, ...] = (),
+    ) -> None:
         """Registered, not up."""
-        self.step(WorkerJoin(worker=WorkerId(worker), model=model, models=models))
+        self.step(WorkerJoin(worker=WorkerId(worker), model=model, role=role, models=models))
 
     def up(
         self,
@@ -189,6 +197,7 @@ class Harness(Account):
         max_model_len: int = 4096,
         tasks: tuple[str, ...] = ("generate",),
         models: tuple[str, ...] = (),
+        kinds: tuple[str, ...] = ("fused",),
     ) -> None:
         """It takes nodes."""
         event = WorkerUp(
@@ -198,6 +207,7 @@ class Harness(Account):
             max_model_len=max_model_len,
             tasks=tasks,
             models=models,
+            kinds=kinds,
         )
         self.step(event)
 

@@ -23,9 +23,13 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefix_cache: bool = False
     kv_events: bool = False
     kv_transfer: bool = False
+    node_kinds: tuple[str, ...] = ("fused",)
+    """Plan nodes it executes: whole requests, or their prefill and decode apart as well."""
     external_order: bool = False
     adapters: tuple[str, ...] = ()
     """LoRA adapters it has, by the names under which they are asked for like models."""
+    step_ms: tuple[float, ...] | None = None
+    """What it says of its own speed, as coefficients of `cost_model/step.py`; None: nothing."""
     max_model_len: int = 0
     max_num_seqs: int = 1
     kv_blocks: int = 0

@@ -16,10 +16,13 @@
         │   └── UnknownRequest
         ├── Refused              refused before it was accepted: no room for it now (`.retry_after_s`)
         │   ├── Overloaded
+        │   ├── QuotaExceeded
+        │   ├── DeadlineInfeasible
         │   ├── NoInstance
         │   └── NotRunning
         └── RequestFailed        accepted and then ended without completing (`.partial`: what was made)
             ├── DeadlineExpired
+            ├── OverBudget
             ├── RequestCancelled
             ├── WorkerLost
             ├── EngineFailed
@@ -187,6 +190,18 @@ class Overloaded(Refused):
     code = "overloaded"
 
 
+class QuotaExceeded(Refused):
+    """The tenant's own quota or rate is used up; others are let in."""
+
+    code = "quota_exceeded"
+
+
+class DeadlineInfeasible(Refused):
+    """It could not end in time any more, so it is not begun."""
+
+    code = "deadline_infeasible"
+
+
 class NoInstance(Refused):
     """No instance serves this model, or none of those that do could ever hold the request."""
 
@@ -221,6 +236,12 @@ class DeadlineExpired(RequestFailed):
     """Its `timeout_ms` passed before it was done."""
 
     code = "deadline_expired"
+
+
+class OverBudget(RequestFailed):
+    """Wherever there is room it would cost more than its `cost_budget`."""
+
+    code = "over_budget"
 
 
 class RequestCancelled(RequestFailed):
@@ -270,7 +291,13 @@ def _tree(root: type[SageLlmOpsError]) -> dict[str, type[SageLlmOpsError]]:
 BY_CODE: dict[str, type[SageLlmOpsError]] = _tree(SageLlmOpsError)
 
 
-def failure(code: str, message: str, request_id: str, partial: tuple[int, ...]) -> RequestError:
+def failure(
+    code: str,
+    message: str,
+    request_id: str,
+    partial: tuple[int, ...],
+    retry_after_s: float | None = None,
+) -> RequestError:
     """The exception for a terminal outcome that crossed the graph as a code and a sentence.
 
     Codes of errors that are not about requests (a defect of ours, a capability an engine lacks)
@@ -279,6 +306,8 @@ def failure(code: str, message: str, request_id: str, partial: tuple[int, ...]) 
     kind = BY_CODE.get(code)
     if kind is not None and issubclass(kind, RequestFailed):
         return kind(message, request_id=request_id, partial=partial)
+    if kind is not None and issubclass(kind, Refused):
+        return kind(message, request_id=request_id, retry_after_s=retry_after_s)
     if kind is not None and issubclass(kind, RequestError):
         return kind(message, request_id=request_id)
     said = f"{code}: {message}"

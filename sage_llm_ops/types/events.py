@@ -85,6 +85,13 @@ class WorkerUp(Event):
     tasks: tuple[str, ...] = ("generate",)
     models: tuple[str, ...] = ()
     """Further names that it serves: aliases of `model`, adapters on it."""
+    kinds: tuple[str, ...] = ("fused",)
+    """Plan nodes it executes."""
+    fetches: bool = False
+    """Whether KV can be brought to it from another worker."""
+    engine: str = ""
+    step_ms: tuple[float, ...] | None = None
+    """What it says of its own speed, as coefficients of `cost_model/step.py`; None: nothing."""
 
 
 class WorkerDown(Event):
@@ -103,6 +110,13 @@ class WorkerJoin(Event):
     worker: WorkerId
     model: str
     models: tuple[str, ...] = ()
+    role: str = "general"
+    price: float = 0.0
+    """Per second; 0 where nobody said."""
+    place: str = ""
+    """Where it stands, from the outside in: rack/host/socket."""
+    hardware: str = ""
+    tensor_parallel: int = 1
 
 
 class Drain(Event):
@@ -131,6 +145,8 @@ class Load(Event):
     running: int
     waiting: int
     kv_usage: float
+    steps: tuple[tuple[int, int, int, int, float], ...] = ()
+    """Some of its latest steps: tokens, pairs, decodes, context, milliseconds."""
 
 
 class ConfigSet(Event):
@@ -185,6 +201,8 @@ class Job:
         "refused",
         "request",
         "seq",
+        "then",
+        "transfer_s",
         "worker",
     )
 
@@ -210,6 +228,10 @@ class Job:
         """When the running attempt's worker said that it holds it."""
         self.first_token: float | None = None
         self.cached = 0
+        self.then: PlanNode | None = None
+        """The plan's second node: reserved, and not handed over before the first one ended and its
+        KV had time to arrive."""
+        self.transfer_s = 0.0
         self.cancelled = ""
         """Error code of a stop that was asked for and is not acknowledged yet."""
         self.cancel_message = ""
@@ -244,6 +266,10 @@ class Offer(Inner):
     kinds: tuple[str, ...] = ()
     """The plan's node kinds, in order."""
     split_reason: str = ""
+    transfer_s: float = 0.0
+    """How long KV is on its way between the plan's nodes."""
+    thrifty: bool = False
+    """The order asks for the cheapest place that is in time."""
 
 
 class Placed(Inner):
@@ -256,6 +282,8 @@ class NoRoom(Inner):
     """No worker has room for these needs until the fleet's capacity epoch moves beyond `epoch`."""
 
     epoch: int
+    never: str = ""
+    """Why waiting would not help."""
 
 
 class NodeReady(Inner):
@@ -281,6 +309,8 @@ class Outcome(Inner):
     code: str = ""
     message: str = ""
     finish_reason: str = ""
+    retry_after_s: float | None = None
+    """Of a refusal: when it may be worth another try."""
 
 
 class Broken(Inner):

@@ -73,6 +73,11 @@ class ExecutionInstance:
     placement: str | None = None
     max_concurrency: int | None = None
     """Requests given to the worker at a time; None: what the engine says it can batch."""
+    hardware: str = ""
+    """What it runs on, as the cost model's tables call it: `h200`, `a100-80gb`."""
+    location: str = ""
+    """Where it stands, from the outside in: `rack1/host3/socket0`."""
+    price_per_hour: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     """Engine options, checked by the engine's own option type."""
     aliases: list[str] = field(default_factory=list)
@@ -98,6 +103,12 @@ class ExecutionInstance:
             raise ConfigError(
                 f"instance {self.instance_id!r}: port={self.port} must be between 1 and 65535",
                 key="port",
+            )
+        if self.price_per_hour is not None and not self.price_per_hour >= 0.0:
+            raise ConfigError(
+                f"instance {self.instance_id!r}: price_per_hour={self.price_per_hour!r} "
+                "must be 0 or more",
+                key="price_per_hour",
             )
         if self.max_concurrency is not None and self.max_concurrency < 1:
             raise ConfigError(

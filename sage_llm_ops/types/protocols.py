@@ -7,13 +7,30 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sage_llm_ops.types.ids import WorkerId
+from sage_llm_ops.types.ids import Needs, WorkerId
+from sage_llm_ops.types.requests import Request
+
+
+class WorkerTraits(Protocol):
+    """What is known of each worker beside its load; see `fleet/traits.py`."""
+
+    ms: npt.NDArray[np.float64]
+    known: npt.NDArray[np.bool_]
+    price: npt.NDArray[np.float64]
+    role: npt.NDArray[np.int8]
+    splits: npt.NDArray[np.bool_]
+    fetches: npt.NDArray[np.bool_]
+    response_ms: npt.NDArray[np.float64]
+    mix: npt.NDArray[np.uint64]
+    place: list[tuple[str, ...]]
+    pools: bool
 
 
 class FleetView(Protocol):
     """The fleet as a routing reads it: one row a worker, in the order they joined."""
 
     ids: list[WorkerId]
+    rows: dict[WorkerId, int]
     slots: npt.NDArray[np.int64]
     """Nodes a worker takes at a time."""
     running: npt.NDArray[np.int64]
@@ -22,3 +39,34 @@ class FleetView(Protocol):
     """Tokens those nodes may come to."""
     assigned: npt.NDArray[np.int64]
     """Nodes it was ever given."""
+    work_us: npt.NDArray[np.int64]
+    """Prefill that its nodes still have before them."""
+
+    def serving(self, needs: Needs) -> npt.NDArray[np.intp]:
+        """Rows of the workers that are up and serve `needs`."""
+
+    def with_room(self, needs: Needs, excluded: tuple[WorkerId, ...] = ()) -> npt.NDArray[np.intp]:
+        """Those of them that can take one more node; the excluded only if there is no other."""
+
+    @property
+    def traits(self) -> WorkerTraits:
+        """What else is known of the workers."""
+
+
+class Outlook(Protocol):
+    """What is expected of a request, as far as anybody knows."""
+
+    def service_s(self, request: Request, delivered: int, *, cheapest: bool = False) -> float:
+        """Seconds from a place to the end, alone on a worker; on the cheapest that may take it."""
+
+
+class RoughOutlook:
+    """Where no worker has told how fast it is: only the proportions are right, so orders by length
+    work; a latest start is off by what a token really costs."""
+
+    PREFILL_S, DECODE_S = 2e-4, 2e-2
+
+    def service_s(self, request: Request, delivered: int, *, cheapest: bool = False) -> float:
+        """A fifth of a millisecond a prompt token, 20 ms a generated one."""
+        left = request.max_tokens - delivered if request.task == "generate" else 0
+        return self.PREFILL_S * request.n_prompt + self.DECODE_S * left

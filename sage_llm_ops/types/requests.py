@@ -88,6 +88,10 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
             min_tokens=max(0, self.min_tokens - delivered),
         )
 
+    def first_only(self) -> SamplingParams:
+        """What a prefill node does: the prompt, and the one token that comes out of it."""
+        return msgspec.structs.replace(self, max_tokens=1, min_tokens=min(1, self.min_tokens))
+
     def checked(self) -> SamplingParams:
         """Itself, or `InvalidRequest` that names the field, the value and its range."""
         rules: tuple[tuple[str, bool, str], ...] = (
@@ -169,6 +173,8 @@ class Request(msgspec.Struct, gc=False):
     ids in the stream are then UTF-8 bytes of the text that came."""
     untokenised: str | list[dict[str, Any]] | None = None
     """The prompt as text, or the messages, where nobody here can make token ids of it."""
+    cost_budget: float | None = None
+    """What it may cost at most, in the currency of the instances' `price_per_hour`."""
 
     @property
     def max_tokens(self) -> int:

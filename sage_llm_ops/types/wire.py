@@ -74,6 +74,8 @@ class Stats(msgspec.Struct, tag=True, gc=False):
     kv_usage: float
     steps: int = 0
     rss_mb: float = 0.0
+    samples: tuple[tuple[int, int, int, int, float], ...] = ()
+    """Some of its latest steps: tokens, pairs, decodes, context, milliseconds (`cost_model/step.py`)."""
 
 
 class Drained(msgspec.Struct, tag=True, gc=False):

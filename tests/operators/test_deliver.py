@@ -30,7 +30,7 @@ def test_nothing_grows_over_many_requests(graph: Harness) -> None:
         if name != "state" and isinstance(value, dict)
     }
     assert max(sizes.values()) <= 4, sizes
-    assert sum(len(queue) for queue in graph.schedule.strategy._queues.values()) < 600
+    assert sum(len(queue) for queue in graph.schedule.strategy._lane.queues.values()) < 600
 
 
 def test_a_second_end_is_counted_as_a_defect_and_not_delivered(graph: Harness) -> None:

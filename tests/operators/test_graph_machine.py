@@ -13,6 +13,7 @@ from hypothesis.stateful import (
 )
 
 from sage_llm_ops.core.defaults import serving
+from sage_llm_ops.scheduler_ir import ROUTINGS, STRATEGIES
 from sage_llm_ops.testing.harness import MODEL, Harness
 from sage_llm_ops.types.ids import NodeId
 
@@ -31,13 +32,21 @@ class GraphMachine(RuleBasedStateMachine):
         self.model: dict[str, str] = {}
 
     @initialize(
-        policy=st.sampled_from(["fifo", "priority"]),
-        routing=st.sampled_from(["load_balanced", "round_robin"]),
+        policy=st.sampled_from(sorted(STRATEGIES)),
+        routing=st.sampled_from(sorted(ROUTINGS)),
+        pd=st.sampled_from(["never", "always", "adaptive"]),
         fuse=st.booleans(),
     )
-    def build(self, policy: str, routing: str, fuse: bool) -> None:
-        spec = serving(scheduling_policy=policy, routing_strategy=routing)
+    def build(self, policy: str, routing: str, pd: str, fuse: bool) -> None:
+        spec = serving(
+            scheduling_policy=policy,
+            routing_strategy=routing,
+            pd_policy=pd,
+            pd_options={"threshold": 0, "link_latency_ms": 700.0},
+        )
         self.graph = Harness(spec, fuse=fuse)
+        self.roles = {"w1": "prefilling", "w2": "decoding"} if pd != "never" else {}
+        self.kinds = ("fused", "prefill", "decode") if pd != "never" else ("fused",)
         self.graph.add("w0", slots=2)
         self.state["w0"], self.model["w0"] = "up", MODEL
 
@@ -150,8 +159,8 @@ class GraphMachine(RuleBasedStateMachine):
     def bring_up(self, worker: str, slots: int, model: str) -> None:
         """Join where it was gone; come up, possibly twice, with another size or model."""
         if self.state.get(worker, "gone") == "gone":
-            self.graph.join(worker, model)
-        self.graph.up(worker, slots, model=model)
+            self.graph.join(worker, model, self.roles.get(worker, "general"))
+        self.graph.up(worker, slots, model=model, kinds=self.kinds)
         self.state[worker] = "up"
 
     @rule(worker=st.sampled_from(WORKERS), delivered=st.integers(0, 3))

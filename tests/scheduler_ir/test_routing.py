@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import ceil
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +21,13 @@ NEEDS = ("m", "generate", "")
 OFFER = Offer(1, 0.0, Job(Request(RequestId("a"), "m", b"", 1, SamplingParams()), 1))
 
 
+def offer_of(number: int, **fields: Any) -> Offer:
+    hits = fields.pop("hits", None)
+    length = fields.pop("n_prompt", 100)
+    request = Request(RequestId(f"r{number}"), "m", b"", length, SamplingParams(), **fields)
+    return Offer(number, 0.0, Job(request, number), hits)
+
+
 def fleet_of(*slots: int) -> Fleet:
     fleet = Fleet()
     for n, size in enumerate(slots):
@@ -26,11 +36,11 @@ def fleet_of(*slots: int) -> Fleet:
     return fleet
 
 
-def burst(name: str, fleet: Fleet, n: int, *, release: bool = False) -> list[int]:
+def burst(name: str, fleet: Fleet, n: int, *, release: bool = False, **fields: Any) -> list[int]:
     routing = ROUTINGS[name]()
     rows = []
     for node in range(n):
-        choice = routing.choose(OFFER, fleet, fleet.with_room(NEEDS))
+        choice = routing.choose(offer_of(node, **fields), fleet, fleet.with_room(NEEDS))
         assert choice.row in fleet.with_room(NEEDS)
         fleet.reserve(NodeId(node), choice.row, 1)
         rows.append(choice.row)
@@ -39,7 +49,23 @@ def burst(name: str, fleet: Fleet, n: int, *, release: bool = False) -> list[int
     return rows
 
 
-@pytest.mark.parametrize("name", sorted(ROUTINGS))
+LOAD_AWARE = (
+    "load_balanced",
+    "round_robin",
+    "weighted_round_robin",
+    "least_connections",
+    "least_response_time",
+    "power_of_two",
+    "predicted_latency",
+)
+AFFINE = ("affinity", "locality", "topology_aware", "bounded_hash")
+
+
+def test_every_routing_is_tested_here() -> None:
+    assert {*LOAD_AWARE, *AFFINE, "random"} == set(ROUTINGS)
+
+
+@pytest.mark.parametrize("name", LOAD_AWARE)
 def test_two_thousand_over_eight_equal_workers(name: str) -> None:
     """Regression: a whole burst on one instance. Within 10 % of equal is the contract."""
     counts = Counter(burst(name, fleet_of(*[300] * 8), 2000))
@@ -78,4 +104,153 @@ def test_the_cost_of_the_chosen_row_is_the_smallest(name: str) -> None:
     rows = fleet.with_room(NEEDS)
     choice = ROUTINGS[name]().choose(OFFER, fleet, rows)
     assert choice.costs[rows.tolist().index(choice.row)] == choice.costs.min()
+    assert len(choice.costs) == len(rows)
     assert choice.reason
+
+
+@pytest.mark.parametrize("name", AFFINE)
+@given(
+    n=st.integers(1, 200),
+    workers=st.integers(1, 9),
+    keys=st.integers(1, 3),
+    release=st.integers(0, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_affine_routings_stay_within_their_bound(
+    name: str, n: int, workers: int, keys: int, release: int
+) -> None:
+    """Every Mooncake conversation begins with the same block: unbounded, all go to one node."""
+    fleet = fleet_of(*[1000] * workers)
+    routing = ROUTINGS[name]()
+    for node in range(n):
+        key = node % keys
+        offer = offer_of(node, tenant=f"t{key}", blocks=(key,), block_size=512)
+        m = int(fleet.running.sum())
+        choice = routing.choose(offer, fleet, fleet.with_room(NEEDS))
+        fleet.reserve(NodeId(node), choice.row, 1)
+        assert fleet.running[choice.row] <= ceil(1.25 * (m + 1) / workers)
+        if release and node % 4 < release:
+            fleet.release(NodeId(node // 2))
+
+
+@pytest.mark.parametrize("name", ["affinity", "bounded_hash", "locality"])
+def test_alike_goes_together_while_there_is_room(name: str) -> None:
+    fleet = fleet_of(50, 50, 50, 50)
+    for node in range(40):  # some load, evenly
+        fleet.reserve(NodeId(1000 + node), node % 4, 1)
+    routing = ROUTINGS[name]()
+    homes = set()
+    for node in range(3):
+        offer = offer_of(node, tenant="a", blocks=(7, node), block_size=512)
+        offer.job.request.blocks = (7, 8, node)
+        homes.add(routing.choose(offer, fleet, fleet.with_room(NEEDS)).row)
+    assert len(homes) == 1
+
+
+def test_affinity_lets_go_near_saturation_and_says_so() -> None:
+    fleet = fleet_of(10, 10)
+    routing = ROUTINGS["affinity"]()
+    home = routing.choose(offer_of(0, tenant="a"), fleet, fleet.with_room(NEEDS)).row
+    for node in range(9):
+        fleet.reserve(NodeId(node), home, 1)
+    for node in range(9, 18):
+        fleet.reserve(NodeId(node), 1 - home, 1)
+    fleet.release(NodeId(9))
+    fleet.reserve(NodeId(99), home, 1)
+    choice = routing.choose(offer_of(1, tenant="a"), fleet, fleet.with_room(NEEDS))
+    assert choice.row != home
+    assert "affinity let go: 8" in choice.reason or "affinity let go: 9" in choice.reason
+    for node in range(3, 9):
+        fleet.release(NodeId(node))
+    choice = routing.choose(offer_of(2, tenant="a"), fleet, fleet.with_room(NEEDS))
+    assert choice.row == home
+
+
+def test_locality_goes_where_the_prefix_is() -> None:
+    fleet = fleet_of(10, 10, 10)
+    offer = offer_of(0, n_prompt=5000, hits={WorkerId("w1"): 4096, WorkerId("w2"): 512})
+    choice = ROUTINGS["locality"]().choose(offer, fleet, fleet.with_room(NEEDS))
+    assert (choice.row, choice.costs.tolist()) == (1, [5000.0, 904.0, 4488.0])
+
+
+def test_topology_aware_stays_near() -> None:
+    fleet = Fleet()
+    places = ["r1/h1", "r2/h3", "r1/h2", "r1/h1"]
+    for n, place in enumerate(places):
+        fleet.join(WorkerId(f"w{n}"), "m", place=place)
+        fleet.up(WorkerId(f"w{n}"), "m", 8, 4096, ("generate",))
+    offer = offer_of(0, n_prompt=5000, hits={WorkerId("w0"): 4096})
+    choice = ROUTINGS["topology_aware"]().choose(offer, fleet, fleet.with_room(NEEDS))
+    assert choice.row == 0
+    assert choice.costs.tolist() == [0.0, 3.0, 2.0, 1.0]
+
+
+def test_weighted_round_robin_is_smooth() -> None:
+    assert burst("weighted_round_robin", fleet_of(50, 10, 10), 7) == [0, 0, 1, 0, 2, 0, 0]
+
+
+def test_least_response_time_prefers_who_answers_quickly() -> None:
+    fleet = fleet_of(100, 100)
+    fleet.traits.responded(0, 400.0)
+    fleet.traits.responded(1, 100.0)
+    assert Counter(burst("least_response_time", fleet, 50)) == {0: 10, 1: 40}
+
+
+def test_power_of_two_draws_by_the_request() -> None:
+    one = burst("power_of_two", fleet_of(9, 9, 9, 9), 20)
+    assert one == burst("power_of_two", fleet_of(9, 9, 9, 9), 20)
+
+
+class TestPredictedLatency:
+    COEFFICIENTS = np.array([16.0, 0.015, 0.0, 4e-7, 10.0, 0.0, 2e-5])
+
+    def fleet(self, *slots: int) -> Fleet:
+        fleet = fleet_of(*slots)
+        for row in range(len(slots)):
+            fleet.traits.speed(row, self.COEFFICIENTS)
+        return fleet
+
+    def choose(self, fleet: Fleet, **fields: Any) -> Any:
+        offer = offer_of(0, **fields)
+        return ROUTINGS["predicted_latency"]().choose(offer, fleet, fleet.with_room(NEEDS))
+
+    def test_it_is_what_the_formula_says(self) -> None:
+        fleet = self.fleet(8, 8)
+        fleet.reserve(NodeId(1), 0, 1000, 500_000)
+        choice = self.choose(fleet, n_prompt=2000)
+        prefill = 16.0 + 0.015 * 2000 + 4e-7 * 2000**2
+        slower = 2e-5 * (2000 + 8)
+        idle = prefill + 16 * (10.0 + slower)
+        busy = 500.0 + 2 * prefill + 16 * (10.0 + 2e-5 * 1000 + 2 * slower)
+        assert choice.costs == pytest.approx([busy, idle])
+        assert (choice.row, ROUTINGS["predicted_latency"].unit) == (1, "ms")
+
+    def test_a_held_prefix_is_worth_a_short_queue_but_not_a_long_one(self) -> None:
+        hits = {WorkerId("w0"): 15_000}
+        fleet = self.fleet(8, 8)
+        fleet.reserve(NodeId(1), 0, 100, 50_000)
+        assert self.choose(fleet, n_prompt=16_000, hits=hits).row == 0
+        for node in range(2, 6):
+            fleet.reserve(NodeId(node), 0, 100, 500_000)
+        assert self.choose(fleet, n_prompt=16_000, hits=hits).row == 1
+
+    def test_fetching_beats_recomputing_where_it_can(self) -> None:
+        hits = {WorkerId("w0"): 15_000}
+        fleet = self.fleet(8, 8)
+        for node in range(1, 4):
+            fleet.reserve(NodeId(node), 0, 100, 500_000)
+        alone = self.choose(fleet, n_prompt=16_000, hits=hits).costs[1]
+        fleet.traits.fetches[1] = True
+        fetched = self.choose(fleet, n_prompt=16_000, hits=hits).costs[1]
+        assert fetched < alone - 100.0
+
+    def test_the_faster_class_gets_more(self) -> None:
+        fleet = self.fleet(400, 400)
+        fleet.traits.speed(1, self.COEFFICIENTS / 2)
+        counts = Counter()
+        for node in range(200):
+            offer = offer_of(node, n_prompt=1000)
+            row = ROUTINGS["predicted_latency"]().choose(offer, fleet, fleet.with_room(NEEDS)).row
+            counts[row] += 1
+            fleet.reserve(NodeId(node), row, 1016, int(30_000 / (1 + row)))
+        assert counts[1] > 1.2 * counts[0]

@@ -23,6 +23,9 @@ SAMPLING = (
 )
 
 
+KINDS = ("fused", "prefill", "decode")
+
+
 def capabilities(options: SimOptions) -> Capabilities:
     """What an engine with these options can do."""
     return Capabilities(
@@ -31,6 +34,8 @@ def capabilities(options: SimOptions) -> Capabilities:
         sampling=SAMPLING,
         prefix_cache=options.prefix_cache,
         adapters=tuple(options.lora_modules),
+        node_kinds=KINDS if options.splits else KINDS[:1],
+        step_ms=options.step_ms,
         max_model_len=options.max_tokens,
         max_num_seqs=options.max_num_seqs,
         kv_blocks=options.kv_blocks,
@@ -41,10 +46,11 @@ def capabilities(options: SimOptions) -> Capabilities:
 
 def to_sequence(node: PlanNode, options: SimOptions) -> SimSequence:
     """The node as the scheduler wants it; `InvalidRequest` or `CapabilityError` says why not."""
-    if node.task not in options.tasks or node.kind != "fused":
+    kinds = KINDS if options.splits else KINDS[:1]
+    if node.task not in options.tasks or node.kind not in kinds:
         raise CapabilityError(
             f"task={node.task!r}, kind={node.kind!r}: this engine offers tasks "
-            f"{', '.join(options.tasks)} as 'fused' nodes"
+            f"{', '.join(options.tasks)} as nodes of kind {', '.join(kinds)}"
         )
     if node.lora and node.lora not in options.lora_modules:
         raise CapabilityError(
@@ -63,6 +69,8 @@ def to_sequence(node: PlanNode, options: SimOptions) -> SimSequence:
             f"block_size={options.block_size}); shorten it or raise these options"
         )
     keys = block_keys(node, options.block_size) if options.prefix_cache else ()
+    if node.kind == "decode":
+        keys = ()  # its KV came from elsewhere, under no key of ours
     if node.task == "embed":
         return SimSequence(node, keys, 0, "stop")
     sequence = SimSequence(node, keys, min(node.sampling.max_tokens, room), "length")

@@ -39,6 +39,8 @@ class SimOptions:
     """Different tokens it says: ids from 32 on."""
     eos_token_id: int | None = None
     tasks: tuple[str, ...] = ("generate",)
+    splits: bool = True
+    """Whether it executes prefill and decode nodes apart."""
     embedding_dim: int = 16
     tokenizer_hash: str = ""
     lora_modules: dict[str, str] = field(default_factory=dict)
@@ -82,6 +84,17 @@ class SimOptions:
             raise ConfigError(
                 f"{name}={getattr(self, name)!r} of engine 'sim' must be {limit}", key=name
             )
+
+    @property
+    def step_ms(self) -> tuple[float, ...]:
+        """Its speed in the cost model's form: the square in p as the straight line nearest to it."""
+        if self.timing == "instant":
+            return (0.0,) * 7
+        square, line, base = self.prefill_ms
+        bend, slope, floor = self.decode_ms
+        per_token = (slope + bend) / (self.kv_blocks * self.block_size)
+        parts = (base, line, 0.0, square, floor - bend / 6.0, 0.0, per_token)
+        return tuple(part / self.speed for part in parts)
 
     @property
     def max_tokens(self) -> int:

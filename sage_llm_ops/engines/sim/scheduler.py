@@ -148,11 +148,24 @@ class Scheduler:
             sequence.cached = found * size
         self._orders += 1
         sequence.order = self._orders
-        sequence.state = State.PREFILL
         self.running[sequence.order] = sequence
+        if sequence.arrives_full:
+            sequence.arrives_full = False
+            self._start_decode(sequence)
+            return True
+        sequence.state = State.PREFILL
         self.prefilling.append(sequence)
         self._next_chunk(sequence)
         return True
+
+    def _start_decode(self, sequence: SimSequence) -> None:
+        """It takes part in this very step as one of the decodes."""
+        sequence.state = State.DECODE
+        sequence.computed = sequence.total
+        sequence.base = self.steps
+        self.decoding += 1
+        self._budget -= 1
+        self._first_turn(sequence)
 
     def quiet(self) -> int:
         """How many steps from here are alike if nobody arrives or cancels; at least 1."""

@@ -25,6 +25,7 @@ class SimSequence:
     """Its place in the schedule. While it decodes it has made `made + (steps - base)` tokens."""
 
     __slots__ = (
+        "arrives_full",
         "base",
         "cached",
         "cancelled",
@@ -69,6 +70,8 @@ class SimSequence:
         """How many of `keys` were offered to the cache."""
         self.cached = -1
         """Prompt tokens given by the cache at the first admission; -1 before."""
+        self.arrives_full = node.kind == "decode"
+        """Its KV came with it: nothing of the prompt is computed, unless it is preempted."""
         self.cancelled = False
         self.stream: TokenStream | None = None
         self.ids: list[int] | None = None

@@ -4,30 +4,47 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from sage_llm_ops.scheduler_ir.routing.base import Choice, Routing
+from sage_llm_ops.scheduler_ir.routing.base import Choice, Routing, Rows, least, load_share
 from sage_llm_ops.types.events import Offer
 from sage_llm_ops.types.protocols import FleetView
 
 
 class LoadBalanced(Routing):
-    """The smallest share of slots in use; among equals the one that was given least so far.
-
-    The second rule keeps a trickle of requests, each finding the fleet idle, from landing on the
-    first worker for ever.
-    """
+    """The smallest share of slots in use; among equals the one that was given least so far."""
 
     name: ClassVar[str] = "load_balanced"
     unit: ClassVar[str] = "share of slots in use"
 
-    def choose(self, offer: Offer, fleet: FleetView, rows: npt.NDArray[np.intp]) -> Choice:
-        costs = fleet.running[rows] / fleet.slots[rows]
-        # Not argmin: it gives up the GIL however short the array is, and with a busy caller's
-        # thread beside us every decision would then wait for that thread's turn to end.
-        ties = rows[costs == costs.min()]
-        if ties.size > 1:
-            given = fleet.assigned[ties]
-            ties = ties[given == given.min()]
-        return Choice(int(ties[0]), costs, "least loaded")
+    def choose(self, offer: Offer, fleet: FleetView, rows: Rows) -> Choice:
+        costs = load_share(fleet, rows)
+        return Choice(least(costs, fleet, rows), costs, "least loaded")
+
+
+class LeastConnections(Routing):
+    """The fewest nodes held, whatever the worker's size. For fleets of equal workers."""
+
+    name: ClassVar[str] = "least_connections"
+    unit: ClassVar[str] = "nodes held"
+
+    def choose(self, offer: Offer, fleet: FleetView, rows: Rows) -> Choice:
+        costs = fleet.running[rows].astype(float)
+        return Choice(least(costs, fleet, rows), costs, "fewest nodes")
+
+
+class LeastResponseTime(Routing):
+    """The shortest of: how long its requests took lately, times those it would have.
+
+    A worker that has not answered yet counts as the quickest of the others, so that it is tried.
+    """
+
+    name: ClassVar[str] = "least_response_time"
+    unit: ClassVar[str] = "ms * nodes"
+    watches: ClassVar[bool] = True
+
+    def choose(self, offer: Offer, fleet: FleetView, rows: Rows) -> Choice:
+        took = fleet.traits.response_ms[rows]
+        answered = took > 0.0
+        if not answered.all():
+            took[~answered] = took[answered].min() if answered.any() else 1.0
+        costs = took * (fleet.running[rows] + 1)
+        return Choice(least(costs, fleet, rows), costs, "shortest response time")

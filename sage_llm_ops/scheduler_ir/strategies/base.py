@@ -1,43 +1,49 @@
-"""The contract of a strategy, and the queue that those with a fixed key share.
+"""The contract of a strategy: pending jobs, and who is next.
 
 Called by Schedule alone, from one thread. A job is pushed once per attempt; `offer` hands out the
 best one that is not blocked and forgets nothing: the job stays a member until `placed` or `remove`.
+`finished` tells of every end of a job that was let in. Time is an argument; an estimate of how long
+a job takes comes from an `Outlook`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from heapq import heapify, heappop, heappush
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import msgspec
+
+from sage_llm_ops.scheduler_ir.strategies.lane import Key, Lane
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import Job
 from sage_llm_ops.types.ids import Needs, RequestId
+from sage_llm_ops.types.protocols import Outlook, RoughOutlook
 
-Key = tuple[float, ...]
-Entry = tuple[Key, int, RequestId]
-"""Key, number of the push (an entry of an earlier attempt is told apart by it), request."""
-
-
-_COMPACT_ABOVE = 256
+Blocked = Callable[[Needs], bool]
 
 
-class Strategy(ABC):
+class NoStrategyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For orders that have none."""
+
+
+class Strategy:
     """Pending jobs in the order in which they should be served."""
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    Options: ClassVar[type[msgspec.Struct]] = NoStrategyOptions
+    thrifty: ClassVar[bool] = False
+    """Whether Route should look for the cheapest place that is in time."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Any = None, outlook: Outlook | None = None) -> None:
+        self.options: Any = self.Options() if options is None else options
+        self.outlook: Outlook = outlook or RoughOutlook()
         self._pending: dict[RequestId, tuple[Job, int]] = {}
-        self._queues: dict[Needs, list[Entry]] = {}
+        """Job, and the number of its push: an entry of an earlier attempt is told apart by it."""
         self._pushes = 0
         self._offered: RequestId | None = None
-
-    @abstractmethod
-    def key(self, job: Job, now: float) -> Key:
-        """Smaller is sooner. Among equal keys the earlier push goes first."""
+        self._said: list[str] = []
+        self._lane = Lane(self._is_live)
 
     def push(self, job: Job, now: float) -> None:
         """Take a job, new or on a further attempt."""
@@ -46,41 +52,46 @@ class Strategy(ABC):
             raise IntegrityError(f"request {identity!r} was pushed twice")
         self._pushes += 1
         self._pending[identity] = (job, self._pushes)
-        entry = (self.key(job, now), self._pushes, identity)
-        heappush(self._queues.setdefault(job.needs, []), entry)
+        self._enter(job, self._pushes, now)
 
-    def offer(self, now: float, blocked: Callable[[Needs], bool]) -> Job | None:
+    def offer(self, now: float, blocked: Blocked) -> Job | None:
         """The best job whose needs are not blocked; one offer at a time."""
         if self._offered is not None:
             raise IntegrityError(f"{self._offered!r} is still offered")
-        best: Entry | None = None
-        for needs in list(self._queues):
-            head = self._head(needs)
-            if head is not None and (best is None or head < best) and not blocked(needs):
-                best = head
-        if best is None:
+        found = self._pick(now, blocked)
+        if found is None:
             return None
-        self._offered = best[2]
-        return self._pending[best[2]][0]
+        self._offered = found
+        return self._pending[found][0]
 
-    def placed(self, identity: RequestId) -> None:
+    def placed(self, identity: RequestId, now: float = 0.0) -> None:
         """The offered job has a place."""
         self._close_offer(identity)
-        del self._pending[identity]
+        self._gone(self._pending.pop(identity)[0], now, placed=True)
 
     def no_room(self, identity: RequestId) -> None:
         """The offered job found none; it keeps its position."""
         self._close_offer(identity)
 
-    def remove(self, identity: RequestId) -> Job | None:
+    def remove(self, identity: RequestId, now: float = 0.0) -> Job | None:
         """Take a pending job out; None where it is not pending."""
         if self._offered == identity:
             self._offered = None
         found = self._pending.pop(identity, None)
         if found is None:
             return None
-        self._compact(found[0].needs)
+        self._gone(found[0], now, placed=False)
         return found[0]
+
+    def finished(self, job: Job, now: float) -> None:
+        """The job has ended, whether it ever ran or not. Most orders do not care."""
+
+    def changes(self) -> list[str]:
+        """What it changed about itself since it was last asked, as sentences for the ledger."""
+        if not self._said:
+            return self._said
+        said, self._said = self._said, []
+        return said
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -90,38 +101,46 @@ class Strategy(ABC):
 
     def __iter__(self) -> Iterator[Job]:
         """Pending jobs in their order; a snapshot, which any thread may take."""
-        found = [self._pending.get(entry[2]) for entry in self._live()]
+        found = [self._pending.get(identity) for identity in self._order()]
         return iter([pending[0] for pending in found if pending is not None])
 
     def check_integrity(self) -> None:
         """Every pending job stands in exactly one queue."""
-        if sorted(entry[2] for entry in self._live()) != sorted(self._pending):
+        if sorted(self._order()) != sorted(self._pending):
             raise IntegrityError(f"strategy {self.name}: queue and pending jobs differ")
 
-    def _is_live(self, entry: Entry) -> bool:
-        found = self._pending.get(entry[2])
-        return found is not None and found[1] == entry[1]
+    # -- what an order says ---------------------------------------------------------------------
 
-    def _live(self) -> list[Entry]:
-        queues = [list(queue) for queue in list(self._queues.values())]
-        return sorted(entry for queue in queues for entry in queue if self._is_live(entry))
+    def key(self, job: Job, now: float) -> Key:
+        """Smaller is sooner; among equal keys the earlier push. All that most orders have to say.
 
-    def _head(self, needs: Needs) -> Entry | None:
-        """Best live entry; what was placed or removed is dropped here, when it surfaces."""
-        queue = self._queues[needs]
-        while queue and not self._is_live(queue[0]):
-            heappop(queue)
-        if not queue:
-            del self._queues[needs]
-            return None
-        return queue[0]
+        Made once, at the push: time enters it as a moment (a latest start), never as a distance
+        from now, so that it does not go stale while it waits. An order that one key cannot say
+        overrides the four below instead.
+        """
+        raise NotImplementedError(f"strategy {self.name!r} has no key")
 
-    def _compact(self, needs: Needs) -> None:
-        """Removed jobs below a head that finds no room would never surface."""
-        queue = self._queues.get(needs, [])
-        if len(queue) > _COMPACT_ABOVE and len(queue) > 2 * len(self._pending):
-            queue[:] = [entry for entry in queue if self._is_live(entry)]
-            heapify(queue)
+    def _enter(self, job: Job, number: int, now: float) -> None:
+        """A job was pushed."""
+        self._lane.push(job.needs, (self.key(job, now), number, job.request.id))
+
+    def _pick(self, now: float, blocked: Blocked) -> RequestId | None:
+        """The best one; it stays where it is."""
+        best = self._lane.best(blocked)
+        return None if best is None else best[2]
+
+    def _order(self) -> list[RequestId]:
+        """All pending ones, best first."""
+        return [entry[2] for entry in self._lane.live()]
+
+    def _gone(self, job: Job, now: float, *, placed: bool) -> None:
+        """A job is not pending any more."""
+        if not placed:
+            self._lane.compact(job.needs, len(self._pending))
+
+    def _is_live(self, identity: RequestId, number: int) -> bool:
+        found = self._pending.get(identity)
+        return found is not None and found[1] == number
 
     def _close_offer(self, identity: RequestId) -> None:
         if self._offered != identity:

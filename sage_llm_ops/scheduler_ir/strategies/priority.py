@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sage_llm_ops.scheduler_ir.strategies.base import Key, Strategy
+from sage_llm_ops.scheduler_ir.strategies.base import Strategy
+from sage_llm_ops.scheduler_ir.strategies.lane import Key
 from sage_llm_ops.types.events import Job
 
 

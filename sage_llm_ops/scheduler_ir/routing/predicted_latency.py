@@ -1,0 +1,103 @@
+"""Where it costs least time, its own and that of those it would disturb."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+
+from sage_llm_ops.scheduler_ir.routing.base import Choice, Costs, Routing, Rows, least
+from sage_llm_ops.scheduler_ir.routing.bounded import held
+from sage_llm_ops.types.events import Offer
+from sage_llm_ops.types.protocols import FleetView
+
+SHORT = 512
+"""See `cost_model/step.py`."""
+
+
+class PredictedLatencyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What bringing KV from another worker costs, where workers can."""
+
+    kv_bytes_per_token: int = 131_072
+    link_latency_ms: float = 1.0
+    link_gb_per_s: float = 25.0
+
+    def __post_init__(self) -> None:
+        if self.kv_bytes_per_token < 1:
+            raise ValueError(f"kv_bytes_per_token={self.kv_bytes_per_token} must be at least 1")
+        if not (self.link_latency_ms >= 0.0 and self.link_gb_per_s > 0.0):
+            raise ValueError(
+                f"link_latency_ms={self.link_latency_ms!r} must be 0 or more and "
+                f"link_gb_per_s={self.link_gb_per_s!r} above 0"
+            )
+
+
+class PredictedLatency(Routing):
+    """argmin of milliseconds, with no weight to tune:
+
+        queue          prefill that the worker's nodes still have before them
+      + fetch          of what another worker holds, where that is quicker than to compute it
+      + prefill        of what is then left of the prompt
+      + decode         its own tokens, at the pace of the batch it would join
+      + interference   what each running decode loses: the prefill's steps, and the slower pace
+
+    Everything in it is time of some request, so the sum needs no knob. Coefficients are the workers'
+    classes' (`cost_model`); strangers all count alike. Ties as everywhere.
+    """
+
+    name: ClassVar[str] = "predicted_latency"
+    unit: ClassVar[str] = "ms"
+    predicts: ClassVar[bool] = True
+    Options = PredictedLatencyOptions
+
+    def choose(self, offer: Offer, fleet: FleetView, rows: Rows) -> Choice:
+        costs = self.costs(offer, fleet, rows)
+        return Choice(least(costs, fleet, rows), costs, "least predicted time")
+
+    def costs(self, offer: Offer, fleet: FleetView, rows: Rows) -> Costs:
+        """Milliseconds for each row."""
+        job = offer.job
+        request = job.request
+        length = request.n_prompt + job.delivered
+        out = request.max_tokens - job.delivered if request.task == "generate" else 0
+        ms = fleet.traits.ms[:, rows]
+        running = fleet.running[rows]
+        there: Any = 0
+        fetch: Any = 0.0
+        if offer.hits:
+            there = np.minimum(held(offer, fleet, rows), length - 1)
+            if fleet.traits.fetches[rows].any():
+                there, fetch = self._fetched(fleet, rows, ms, there, length)
+        prefill = prefill_of(ms, length - there, there)
+        slower = ms[5] + ms[6] * (length + 0.5 * out)
+        pace = ms[4] + ms[5] * running + ms[6] * fleet.tokens[rows] + slower
+        costs: Costs = (
+            fleet.work_us[rows] * 1e-3
+            + fetch
+            + prefill * (1 + running)
+            + out * (pace + slower * running)
+        )
+        return costs
+
+    def _fetched(
+        self, fleet: FleetView, rows: Rows, ms: Costs, there: Costs, length: int
+    ) -> tuple[Costs, Costs]:
+        """What each row would have after fetching, and the time of that; unchanged where
+        recomputing is quicker."""
+        most = np.full_like(there, there.max())
+        options = self.options
+        per_token = options.kv_bytes_per_token / (options.link_gb_per_s * 1e6)
+        time = options.link_latency_ms + (most - there) * per_token
+        saved = prefill_of(ms, length - there, there) - prefill_of(ms, length - most, most)
+        better = fleet.traits.fetches[rows] & (time < saved)
+        return np.where(better, most, there), np.where(better, time, 0.0)
+
+
+def prefill_of(ms: Costs, new: Any, cached: Any) -> Costs:
+    """Prefill time of `new` tokens behind `cached`, one number a row."""
+    short = np.minimum(new, SHORT) if isinstance(new, np.ndarray) else min(new, SHORT)
+    time: Costs = np.maximum(
+        ms[0] + ms[1] * new + ms[2] * short + ms[3] * (new * (2 * cached + new)), 0.0
+    )
+    return time

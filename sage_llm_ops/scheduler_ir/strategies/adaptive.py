@@ -1,0 +1,196 @@
+"""The order that fits the moment."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any, ClassVar
+
+import msgspec
+
+from sage_llm_ops.scheduler_ir.strategies.base import Blocked, Strategy
+from sage_llm_ops.scheduler_ir.strategies.lane import Key, Lane
+from sage_llm_ops.scheduler_ir.strategies.wspt import weight_of
+from sage_llm_ops.types.events import Job
+from sage_llm_ops.types.ids import RequestId
+from sage_llm_ops.types.protocols import Outlook
+
+MODES = ("fifo", "slo_aware", "wspt")
+_MOVED_AT_ONCE = 32
+"""Entries that one operation brings from the order before to the present one."""
+
+
+class AdaptiveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Each pair is where a mode begins and where it ends; `dwell_s` the shortest stay in one."""
+
+    busy: tuple[int, int] = (16, 4)
+    """Pending jobs: below, the order hardly matters and stays that of arrival."""
+    pressure: tuple[float, float] = (0.05, 0.01)
+    """Share of the latest placements with an objective that came too late for it."""
+    dispersion: tuple[float, float] = (1.0, 0.7)
+    """Standard deviation of the pending jobs' service times over their mean."""
+    dwell_s: float = 1.0
+    patience_s: float = 30.0
+    stretch: float = 20.0
+    late_every: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("busy", "pressure", "dispersion"):
+            begin, end = getattr(self, name)
+            if not begin >= end >= 0:
+                raise ValueError(f"{name}={(begin, end)!r}: a mode must end at or below its begin")
+        if self.late_every < 2 or not self.patience_s > 0.0 or not self.stretch >= 0.0:
+            raise ValueError(
+                f"late_every={self.late_every} must be at least 2, patience_s={self.patience_s!r} "
+                f"above 0, stretch={self.stretch!r} 0 or more"
+            )
+
+
+class Adaptive(Strategy):
+    """By priority always; within one priority as the moment asks.
+
+    `fifo` while little waits; `slo_aware` (latest start, the infeasible apart) while objectives are
+    missed; `wspt` while much waits whose lengths differ widely. Load, misses and dispersion are
+    measured at each push and placement; a mode ends lower than it begins and lasts `dwell_s` at
+    least, so it does not flap. A switch moves a few entries per operation: none takes long however
+    much waits. Until all are moved those under the new order go first, which is at most as many
+    operations as a thirty-second of the queue. Each switch says why (`changes`).
+
+    Starvation: bounded within a priority as in the mode in force; not bounded across priorities.
+    """
+
+    name: ClassVar[str] = "adaptive"
+    Options = AdaptiveOptions
+
+    def __init__(self, options: Any = None, outlook: Outlook | None = None) -> None:
+        super().__init__(options, outlook)
+        self.mode = "fifo"
+        self._before = Lane(self._is_live)
+        self._late = Lane(self._is_live)
+        self._since_late = 0
+        self._switched = float("-inf")
+        self._service: dict[RequestId, float] = {}
+        self._sum = self._squares = 0.0
+        self._with_slo = 0
+        self._missed = 0.0
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    def _enter(self, job: Job, number: int, now: float) -> None:
+        service = self.outlook.service_s(job.request, job.delivered)
+        self._service[job.request.id] = service
+        self._sum += service
+        self._squares += service * service
+        self._with_slo += job.request.slo_ms is not None
+        self._lane.push(job.needs, (self._key(job), number, job.request.id))
+        self._settle(now)
+
+    def _gone(self, job: Job, now: float, *, placed: bool) -> None:
+        service = self._service.pop(job.request.id)
+        self._sum -= service
+        self._squares -= service * service
+        if job.request.slo_ms is not None:
+            self._with_slo -= 1
+            if placed:
+                late = self._latest_start(job, service) < now
+                self._missed += 0.05 * (late - self._missed)
+                self._since_late = 0 if late else self._since_late + 1
+        if not self._pending:
+            self._sum = self._squares = 0.0  # what rounding has left
+        if not placed:
+            for lane in (self._lane, self._before, self._late):
+                lane.compact(job.needs, len(self._pending))
+        self._settle(now)
+
+    def _pick(self, now: float, blocked: Blocked) -> RequestId | None:
+        if self.mode == "slo_aware":
+            self._set_apart(now)
+        best = self._lane.best(blocked)
+        if self._late.queues and (best is None or self._since_late >= self.options.late_every - 1):
+            best = self._late.best(blocked) or best
+        if best is None and self._before.queues:
+            best = self._before.best(blocked)
+        return None if best is None else best[2]
+
+    def _order(self) -> list[RequestId]:
+        lanes = (self._lane, self._before, self._late)
+        return [entry[2] for lane in lanes for entry in lane.live()]
+
+    # -- keys -----------------------------------------------------------------------------------
+
+    def _key(self, job: Job) -> Key:
+        request = job.request
+        service = self._service[request.id]
+        if self.mode == "fifo":
+            return (request.priority, job.seq, 0.0)
+        if self.mode == "slo_aware":
+            return (
+                request.priority,
+                self._latest_start(job, service),
+                float(request.slo_ms is not None),
+            )
+        stretched = self.options.stretch * service / weight_of(request.priority)
+        return (request.priority, request.arrived + stretched, job.seq)
+
+    def _latest_start(self, job: Job, service: float) -> float:
+        request = job.request
+        slo = self.options.patience_s if request.slo_ms is None else request.slo_ms / 1e3
+        return request.arrived + slo - service
+
+    def _set_apart(self, now: float) -> None:
+        """As in `slo_aware`; of each priority the least is seen when it comes to the head."""
+        lane = self._lane
+        for needs in list(lane.queues):
+            head = lane.head(needs)
+            while head is not None and head[0][1] < now and head[0][2]:
+                _, number, identity = lane.pop(needs)
+                job = self._pending[identity][0]
+                self._late.push(needs, ((job.request.priority, job.seq), number, identity))
+                head = lane.head(needs)
+
+    # -- modes ----------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Carry on with a switch, or see whether one is due."""
+        if self._before.queues:
+            self._move(_MOVED_AT_ONCE)
+        elif now - self._switched >= self.options.dwell_s:
+            mode, why = self._wanted()
+            if mode != self.mode:
+                self._said.append(f"{self.mode} -> {mode}: {why}")
+                self.mode, self._switched = mode, now
+                self._before, self._lane = self._lane, self._before
+                for needs in list(self._late.queues):
+                    for entry in self._late.queues.pop(needs):
+                        self._before.push(needs, entry)
+                self._move(_MOVED_AT_ONCE)
+
+    def _wanted(self) -> tuple[str, str]:
+        options, pending = self.options, len(self._pending)
+        if pending < options.busy[self.mode != "fifo"]:
+            return "fifo", f"{pending} jobs wait"
+        if self._with_slo and self._missed >= options.pressure[self.mode == "slo_aware"]:
+            return "slo_aware", f"{self._missed:.0%} of placements come too late, {pending} wait"
+        spread = self._dispersion()
+        if spread >= options.dispersion[self.mode == "wspt"]:
+            return "wspt", f"{pending} jobs wait, their lengths spread by {spread:.2f} of the mean"
+        return "fifo", f"{self._missed:.0%} come too late, lengths spread by {spread:.2f}"
+
+    def _dispersion(self) -> float:
+        n = len(self._pending)
+        mean = self._sum / n
+        return sqrt(max(0.0, self._squares / n - mean * mean)) / mean if mean > 0.0 else 0.0
+
+    def _move(self, count: int) -> None:
+        """Bring entries over; the last leaf of a heap may be taken without mending it."""
+        queues = self._before.queues
+        while count and queues:
+            needs = next(iter(queues))
+            queue = queues[needs]
+            while queue and count:
+                count -= 1
+                _, number, identity = queue.pop()
+                if self._is_live(identity, number):
+                    job = self._pending[identity][0]
+                    self._lane.push(needs, (self._key(job), number, identity))
+            if not queue:
+                del queues[needs]

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = "sim-model"
 PROMPT_TOKENS = 1000
 MOONCAKE = "mooncake_conversation_first30min.jsonl.zst"
+AZURE = "azure_llm_conv_2023.csv.zst"
 
 INSTANT: dict[str, Any] = {"timing": "instant", "prefix_cache": False}
 """An engine that has answered before `submit` returns."""
@@ -85,3 +86,12 @@ def trace(size: int) -> tuple[str, list[TraceRequest]]:
     if path.is_file():
         return "Mooncake conversation trace", list(read_trace(path, size))
     return "synthetic trace", list(generate_trace(size, seed=1))
+
+
+def azure(size: int) -> list[TraceRequest]:
+    """Azure's conversation trace where the data is at hand, else one of its lengths."""
+    data = Path(os.environ.get("SAGE_LLM_OPS_DATA") or ROOT.parent / "shared" / "data")
+    path = data / AZURE
+    if path.is_file():
+        return list(read_trace(path, size))
+    return list(generate_trace(size, seed=2, mean_prompt=1024, mean_output=210))

@@ -24,9 +24,9 @@ from sage_llm_ops.types.requests import Request, SamplingParams
 
 WORKLOAD = """\
 One thread. A decision: push into `fifo`, offer, the operator Route with `predicted_latency` on equal
-workers of known speed, given the prefix hits of a prompt of 135 blocks of 64 tokens (a random one of the workers
-holds up to all of it, two more hold a part), reserve, write to the ledger (digest, memory and a file
-of JSON lines), placed; and release of the node placed 64 decisions before.
+workers of known speed, given the prefix hits of a prompt of 135 blocks of 64 tokens (a random one of
+the workers holds up to all of it, two more hold a part), reserve, write to the ledger (digest, memory
+and a file of JSON lines), placed; and release of the node placed 64 decisions before.
 decisions_per_s, decision_p50_us: 8 workers. cost_ratio_1024_vs_8: median time of a decision on 1,024
 workers / on 8, interleaved. queue_op_us: push, offer and placed, over three, with 100,000 pending
 in `slo_aware`. vs_dynamo_ratio: our rate / that of Dynamo's `SelectionService`

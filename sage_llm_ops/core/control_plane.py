@@ -22,6 +22,7 @@ from sage_llm_ops.core.ticker import Ticker
 from sage_llm_ops.core.workshop import MakeWorker, Workshop
 from sage_llm_ops.engines.base import Tokenizer, Worker
 from sage_llm_ops.operators import OPERATORS, Operator
+from sage_llm_ops.operators.pd_split import PDSplit
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.live import LivePipeline
 from sage_llm_ops.types.errors import (
@@ -35,7 +36,7 @@ from sage_llm_ops.types.errors import (
     UnknownRequest,
 )
 from sage_llm_ops.types.ids import RequestId, WorkerId
-from sage_llm_ops.types.instances import ExecutionInstance
+from sage_llm_ops.types.instances import ExecutionInstance, ExecutionInstanceType
 from sage_llm_ops.types.pipelines import PipelineSpec
 from sage_llm_ops.types.requests import Request, RequestMetadata
 
@@ -104,6 +105,35 @@ class ControlPlane:
                 self.stop(0.0)
                 raise EngineStartError(self._start_error)
             self.ready = not self._stopped
+            self._warn_unsplit()
+
+    def _warn_unsplit(self) -> None:
+        """Once: a split that is asked for and cannot happen. Each decision says why as well."""
+        asked = any(
+            isinstance(each, PDSplit) and each.splitter.name != "never"
+            for each in self.pipeline.operators.values()
+        )
+        roles = {ExecutionInstanceType(i.instance_type) for i in self.instances.values()}
+        wanted = {ExecutionInstanceType.PREFILLING, ExecutionInstanceType.DECODING}
+        if not asked:
+            return
+        if not wanted <= roles:
+            log.warning(
+                "prefill and decode stay together (no_split_pool): register instances of type "
+                "prefilling and decoding, or leave enable_pd_separation off"
+            )
+            return
+        unable = sorted(
+            hello.engine
+            for worker, hello in self.pipeline.hands.hellos.items()
+            if worker in self.instances
+            and ExecutionInstanceType(self.instances[worker].instance_type) in wanted
+            and not {"prefill", "decode"} <= set(hello.capabilities.node_kinds)
+        )
+        if unable:
+            log.warning(
+                "prefill and decode stay together: engine %s cannot hand KV over", unable[0]
+            )
 
     def _launch(self) -> bool:
         """Begin; False where it was begun already."""

@@ -16,12 +16,25 @@ from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.coordinator import ExecutionCoordinator
 from sage_llm_ops.core.defaults import serving
 from sage_llm_ops.core.discovery import Reload
+from sage_llm_ops.core.dry_run import (
+    PDRoutingStrategy,
+    RequestRouter,
+    SchedulingPolicy,
+    Surroundings,
+    policy_of,
+)
 from sage_llm_ops.core.measured import measured
 from sage_llm_ops.core.views import PendingQueue, RunningRequests
+from sage_llm_ops.fleet import Fleet
 from sage_llm_ops.operators.schedule import Schedule
 from sage_llm_ops.pipeline.handle import RequestHandle
-from sage_llm_ops.scheduler_ir import STRATEGIES, Strategy
-from sage_llm_ops.types.errors import ConfigError, InvalidRequest, RequestError
+from sage_llm_ops.scheduler_ir import STRATEGIES
+from sage_llm_ops.types.errors import (
+    ConfigError,
+    InvalidRequest,
+    RequestError,
+    SageLlmOpsError,
+)
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.metrics import PerformanceMetrics
 from sage_llm_ops.types.pd import PDSeparationConfig
@@ -39,14 +52,18 @@ class ControlPlaneManager:
 
     def __init__(
         self,
-        scheduling_policy: str = "fifo",
+        scheduling_policy: str = "adaptive",
         routing_strategy: str = "load_balanced",
-        enable_pd_separation: bool = False,
+        enable_pd_separation: bool = True,
         enable_monitoring: bool = True,
         enable_auto_scaling: bool = False,
         pd_config: PDSeparationConfig | None = None,
         *,
         pipeline: PipelineSpec | None = None,
+        scheduling_options: dict[str, Any] | None = None,
+        routing_options: dict[str, Any] | None = None,
+        pd_options: dict[str, Any] | None = None,
+        admission: dict[str, Any] | None = None,
         default_engine: str | None = None,
         max_in_flight: int = 10_000,
         ledger: str | Path | None = None,
@@ -54,10 +71,19 @@ class ControlPlaneManager:
         log_dir: str | Path | None = None,
         **options: Any,
     ) -> None:
-        _refuse_unbuilt(enable_pd_separation, enable_auto_scaling, pd_config)
+        _check_switches(enable_pd_separation, enable_auto_scaling, pd_config)
+        split = pd_config or PDSeparationConfig(enabled=enable_pd_separation)
         spec = pipeline or serving(
             scheduling_policy=scheduling_policy,
             routing_strategy=routing_strategy,
+            scheduling_options=scheduling_options,
+            routing_options=routing_options,
+            admission=admission,
+            pd_policy=split.routing_policy if split.enabled else "never",
+            pd_options={
+                "threshold": split.prefilling_threshold_input_tokens,
+                **(pd_options or {}),
+            },
             monitoring=enable_monitoring,
             max_in_flight=max_in_flight,
             ledger=None if ledger is None else str(ledger),
@@ -66,7 +92,9 @@ class ControlPlaneManager:
             spec, default_engine=default_engine, record=record, log_dir=log_dir, **options
         )
         self.enable_pd_separation = enable_pd_separation
-        self.pd_router = None
+        around = Around(self.control)
+        self.pd_router = PDRoutingStrategy(split, around=around) if split.enabled else None
+        self.router = RequestRouter(self.routing_strategy or "load_balanced", around=around)
         self.executor = ExecutionCoordinator(self)
         _stop_at_exit(self.control)
 
@@ -195,9 +223,9 @@ class ControlPlaneManager:
     # -- views --------------------------------------------------------------------------------
 
     @property
-    def scheduling_policy(self) -> Strategy:
-        """The order in force."""
-        return self._schedule().strategy
+    def scheduling_policy(self) -> SchedulingPolicy:
+        """The order in force, and what it would decide."""
+        return policy_of(self._schedule().strategy, self.router)
 
     @property
     def routing_strategy(self) -> str:
@@ -251,16 +279,34 @@ async def _result(handle: RequestHandle) -> RequestResult:
     return await handle
 
 
-def _refuse_unbuilt(pd: bool, scaling: bool, pd_config: PDSeparationConfig | None) -> None:
-    """A switch that would change nothing is refused, not accepted and ignored."""
+class Around(Surroundings):
+    """A manager's own: its tokenizers and the load of its graph."""
+
+    def __init__(self, control: ControlPlane) -> None:
+        self._control = control
+
+    def tokens(self, request: RequestMetadata) -> int:
+        """Counted where the model is clear and its tokenizer can be had, else estimated."""
+        if request.prompt_token_ids is not None or not isinstance(request.prompt, str):
+            return super().tokens(request)
+        try:
+            tokenizer = self._control.tokenizer(self._control.model_for(request.model_name))
+        except SageLlmOpsError:
+            return super().tokens(request)
+        if request.messages is not None:
+            return len(tokenizer.chat(request.messages))
+        return len(tokenizer.encode(request.prompt))
+
+    def live(self) -> Fleet | None:
+        return self._control.pipeline.plane.fleet
+
+
+def _check_switches(pd: bool, scaling: bool, pd_config: PDSeparationConfig | None) -> None:
+    """Switches that contradict each other, or would change nothing, are refused."""
     if pd_config is not None and pd_config.enabled != pd:
         raise ConfigError(
             f"pd_config.enabled={pd_config.enabled} and enable_pd_separation={pd} contradict each "
             "other; give both the same value"
-        )
-    if pd:
-        raise ConfigError(
-            "enable_pd_separation=True: prefill/decode separation is not built yet; leave it False"
         )
     if scaling:
         raise ConfigError("enable_auto_scaling=True: scaling is not built yet; leave it False")

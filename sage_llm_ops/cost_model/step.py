@@ -69,10 +69,12 @@ def prefill_ms(coefficients: Coefficients, new: int, cached: int = 0) -> float:
     a, b, c, d, *_ = coefficients.tolist()
     if new <= 0:
         return 0.0
-    return max(0.0, a + b * new + c * min(new, SHORT) + d * new * (2 * cached + new))
+    ms: float = a + b * new + c * min(new, SHORT) + d * new * (2 * cached + new)
+    return max(0.0, ms)
 
 
 def decode_ms(coefficients: Coefficients, decodes: int, context: int) -> float:
     """One token for each of `decodes`, with so many tokens in KV memory together."""
     *_, e, f, g = coefficients.tolist()
-    return max(0.0, e + f * decodes + g * context) if decodes > 0 else 0.0
+    ms: float = e + f * decodes + g * context
+    return max(0.0, ms) if decodes > 0 else 0.0

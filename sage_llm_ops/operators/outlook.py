@@ -20,6 +20,9 @@ class FleetOutlook:
         self._paces: dict[tuple[Needs, bool], Pace] = {}
         self._version = -1
         self._calls = 0
+        self.stretch = 1.0
+        """What requests take, over what the steps say: batches grow while one runs, and prefills
+        come in between."""
 
     def service_s(self, request: Request, delivered: int, *, cheapest: bool = False) -> float:
         """Prefill of the prompt and its decodes, at the mean speed of the workers for it."""
@@ -37,7 +40,14 @@ class FleetOutlook:
         if request.task == "generate":
             out = request.max_tokens - delivered
             ms += out * (decode + per_token * (n + 0.5 * out))
-        return max(0.0, ms) / 1e3
+        return self.stretch * max(0.0, ms) / 1e3
+
+    def took(self, request: Request, seconds: float) -> None:
+        """The ratio of what was and what is expected now, as a slow average, cut to a factor of 8."""
+        expected = self.service_s(request, 0) / self.stretch
+        if expected > 0.0:
+            ratio = min(8.0, max(0.125, seconds / expected))
+            self.stretch += 0.02 * (ratio - self.stretch)
 
     def _pace(self, needs: Needs, cheapest: bool) -> Pace:
         fleet, traits = self._fleet, self._fleet.traits

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from sage.runtime import StopSignal
 
 from sage_llm_ops.engines.sim import SimCore, SimOptions
+from sage_llm_ops.engines.sim.tokens import block_keys
 from sage_llm_ops.operators import OPERATORS, Operator, Plane
 from sage_llm_ops.pipeline.graph import check
 from sage_llm_ops.pipeline.hands import default_slots, joined
@@ -307,6 +308,33 @@ class SimHands:
             self._on_end(outcome)
 
 
+class SimHolders:
+    """Who holds which prefix, looked up in the engines themselves: what an index would know that
+    hears of every block at once."""
+
+    def __init__(self, source: SimSource) -> None:
+        self._workers = source.workers
+
+    def match(self, request: Request) -> Mapping[WorkerId, int] | None:
+        """Reusable prompt tokens per worker, of those that have any."""
+        found: dict[WorkerId, int] = {}
+        keys: dict[int, Sequence[Any]] = {}
+        for identity, worker in self._workers.items():
+            options = worker.core.options
+            if not worker.up or not options.prefix_cache:
+                continue
+            size = options.block_size
+            if size not in keys:
+                node = PlanNode(NodeId(0), request.id, "", 0, n_tokens=request.n_prompt)
+                node.tokens, node.blocks = request.tokens, request.blocks
+                node.block_size = request.block_size
+                keys[size] = block_keys(node, size)
+            count = worker.core.pool.match(keys[size])
+            if count:
+                found[identity] = count * size
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class SimReport:
     """What a simulation showed. Times are virtual unless they say otherwise."""
@@ -337,17 +365,19 @@ def simulate(
     ledger: Ledger | None = None,
     fuse: bool = True,
     on_end: Callable[[Outcome], None] | None = None,
+    knows_prefixes: bool = False,
 ) -> SimReport:
     """Run `arrivals` through the graph of `spec` on simulated engines.
 
     `instances` replaces the file's fleet by so many equal workers. Engines take `options`, or the
-    file's `[simulate]` table.
+    file's `[simulate]` table. With `knows_prefixes` every decision is told who holds the prompt's
+    beginning.
     """
     graph = check(spec, registry)
     source = SimSource(arrivals, faults)
     hands = SimHands(source, on_end)
     book = ledger or Ledger(spec.ledger, keep=1)
-    plane = Plane(source, hands, book)
+    plane = Plane(source, hands, book, SimHolders(source) if knows_prefixes else None)
     operators = graph.operators(plane)
     for worker in _workers(spec, instances, model, options):
         source.add(worker)

@@ -1,6 +1,7 @@
 """Who is next and where it goes. Pure state machines: no SAGE, engine, thread or clock in here."""
 
 from sage_llm_ops.scheduler_ir.admission import Admission, AdmissionOptions
+from sage_llm_ops.scheduler_ir.parallelism import ParallelismOptimizer
 from sage_llm_ops.scheduler_ir.pd_separation import (
     SPLITTERS,
     PDNever,
@@ -22,6 +23,7 @@ __all__ = [
     "Choice",
     "PDNever",
     "PDSeparator",
+    "ParallelismOptimizer",
     "Quarantine",
     "RetryBudget",
     "RetryRule",

@@ -57,7 +57,11 @@ class Outlook(Protocol):
     """What is expected of a request, as far as anybody knows."""
 
     def service_s(self, request: Request, delivered: int, *, cheapest: bool = False) -> float:
-        """Seconds from a place to the end, alone on a worker; on the cheapest that may take it."""
+        """Seconds from a place to the end; on the cheapest worker that may take it."""
+
+    def took(self, request: Request, seconds: float) -> None:
+        """One that completed took so long from its place to its end: what comes may take as much
+        more, or less, than was expected."""
 
 
 class RoughOutlook:
@@ -70,3 +74,6 @@ class RoughOutlook:
         """A fifth of a millisecond a prompt token, 20 ms a generated one."""
         left = request.max_tokens - delivered if request.task == "generate" else 0
         return self.PREFILL_S * request.n_prompt + self.DECODE_S * left
+
+    def took(self, request: Request, seconds: float) -> None:
+        """It stays rough."""

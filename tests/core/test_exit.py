@@ -17,7 +17,7 @@ import asyncio
 from sage_llm_ops import ControlPlaneManager
 from tests.core.fleets import echo, instance, request
 
-manager = ControlPlaneManager()
+manager = ControlPlaneManager(enable_pd_separation=False)
 manager.register_instance({instance})
 
 async def main():

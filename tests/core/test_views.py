@@ -74,8 +74,11 @@ async def test_names_in_force() -> None:
     async with held(scheduling_policy="priority", routing_strategy="round_robin") as (manager, _):
         assert manager.scheduling_policy.name == "priority"
         assert manager.routing_strategy == "round_robin"
-        assert manager.pd_router is None
-        assert manager.enable_pd_separation is False
+        assert manager.router.strategy == "round_robin"
+        assert manager.pd_router is not None
+        assert manager.enable_pd_separation is True
+    manager = ControlPlaneManager(enable_pd_separation=False)
+    assert manager.pd_router is None
 
 
 @pytest.mark.parametrize(
@@ -83,9 +86,16 @@ async def test_names_in_force() -> None:
     [
         ({"scheduling_policy": "prioritty"}, UnknownName, "did you mean 'priority'"),
         ({"routing_strategy": "roundrobin"}, UnknownName, "did you mean 'round_robin'"),
-        ({"enable_pd_separation": True}, ConfigError, "not built yet"),
+        ({"scheduling_options": {"size": 1}}, UnknownName, "option of strategy 'adaptive' 'size'"),
+        ({"routing_options": {"factor": 2.0}}, UnknownName, "option of routing strategy"),
+        ({"admission": {"tenant_burst": 0}}, ConfigError, "tenant_burst=0 must be at least 1"),
+        (
+            {"pd_config": PDSeparationConfig(routing_policy="sometimes")},
+            UnknownName,
+            "unknown PD policy 'sometimes'",
+        ),
         ({"enable_auto_scaling": True}, ConfigError, "not built yet"),
-        ({"pd_config": PDSeparationConfig()}, ConfigError, "contradict each other"),
+        ({"pd_config": PDSeparationConfig(enabled=False)}, ConfigError, "contradict each other"),
         ({"max_in_flight": 0}, ConfigError, "max_in_flight=0 must be at least 1"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -221,7 +221,7 @@ class TestPredictedLatency:
         prefill = 16.0 + 0.015 * 2000 + 4e-7 * 2000**2
         slower = 2e-5 * (2000 + 8)
         idle = prefill + 16 * (10.0 + slower)
-        busy = 500.0 + 2 * prefill + 16 * (10.0 + 2e-5 * 1000 + 2 * slower)
+        busy = 500.0 + 1.125 * prefill + 16 * (10.0 + 2e-5 * 1000 + 1.125 * slower)
         assert choice.costs == pytest.approx([busy, idle])
         assert (choice.row, ROUTINGS["predicted_latency"].unit) == (1, "ms")
 

@@ -307,7 +307,10 @@ def test_adaptive_serves_objectives_under_pressure() -> None:
         strategy.push(job(seq, slo_ms=500.0, arrived=0.0), 5.0)
         seq += 1
     for _ in range(5):  # too late, every one of them
-        strategy.placed(strategy.offer(6.0, never).request.id, 6.0)
+        found = strategy.offer(6.0, never)
+        strategy.placed(found.request.id, 6.0)
+        found.placed, found.attempt = 6.0, 1
+        strategy.finished(found, 6.1)
     for _ in range(3):
         strategy.push(job(seq, slo_ms=60_000.0, arrived=6.0), 6.5)
         seq += 1

@@ -1,8 +1,6 @@
 """The code samples of the founding documents, one row each, and how each is held to.
 
-`samples/NAME.py.txt` is the block as the document has it, with our import root. A row that `needs`
-something is run all the same and must fail with `raises`: the day it passes, its test fails and
-asks for the row to be cleared.
+`samples/NAME.py.txt` is the block as the document has it, with our import root.
 """
 
 from __future__ import annotations
@@ -10,10 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-
-import pytest
-
-from sage_llm_ops.types.errors import ConfigError
 
 HERE = Path(__file__).parent
 SAMPLES = HERE / "samples"
@@ -31,40 +25,34 @@ class Row:
     name: str
     lines: str
     kind: Kind
-    needs: str = ""
-    raises: type[Exception] | tuple[type[Exception], ...] = ()
 
-
-POLICIES = "scheduling policies adaptive and slo_aware"
-PD = "scheduling policy adaptive, prefill/decode separation"
-STEPS = "the step-by-step names (schedule, select_instance, policies, routers)"
 
 ROWS = (
-    Row("000-1", "142-162", Kind.PROGRAM, PD, ConfigError),
+    Row("000-1", "142-162", Kind.PROGRAM),
     Row("000-2", "194-196", Kind.PROSE),
     Row("000-3", "201-203", Kind.PROSE),
     Row("001-1", "70-85", Kind.PROGRAM),
-    Row("001-2", "99-126", Kind.PROGRAM, PD, ConfigError),
-    Row("001-3", "144", Kind.PROGRAM, POLICIES, ConfigError),
+    Row("001-2", "99-126", Kind.PROGRAM),
+    Row("001-3", "144", Kind.PROGRAM),
     Row("001-4", "158-163", Kind.PROGRAM),
     Row("001-5", "171-175", Kind.PROGRAM),
-    Row("001-6", "199-241", Kind.PROGRAM, PD, ConfigError),
-    Row("002-1", "66-180", Kind.PROGRAM, STEPS, AttributeError),
-    Row("002-2", "190-271", Kind.PROGRAM, PD, ConfigError),
-    Row("002-3", "279-376", Kind.PROGRAM, PD, ConfigError),
+    Row("001-6", "199-241", Kind.PROGRAM),
+    Row("002-1", "66-180", Kind.PROGRAM),
+    Row("002-2", "190-271", Kind.PROGRAM),
+    Row("002-3", "279-376", Kind.PROGRAM),
     Row("002-4", "436-471", Kind.SHAPE),
     Row("002-5", "479-507", Kind.SHAPE),
     Row("002-6", "515-535", Kind.SHAPE),
-    Row("002-7", "543-557", Kind.SHAPE, STEPS, LookupError),
-    Row("002-8", "565-573", Kind.SHAPE, STEPS, LookupError),
-    Row("002-9", "581-597", Kind.SHAPE, STEPS, LookupError),
-    Row("002-10", "605-617", Kind.SHAPE, STEPS, LookupError),
+    Row("002-7", "543-557", Kind.SHAPE),
+    Row("002-8", "565-573", Kind.SHAPE),
+    Row("002-9", "581-597", Kind.SHAPE),
+    Row("002-10", "605-617", Kind.SHAPE),
     Row("002-11", "625-642", Kind.PROGRAM),
-    Row("002-12", "648-702", Kind.PROGRAM, PD, ConfigError),
-    Row("002-13", "708-754", Kind.PROGRAM, PD, ConfigError),
+    Row("002-12", "648-702", Kind.PROGRAM),
+    Row("002-13", "708-754", Kind.PROGRAM),
     Row("003-1", "29-83", Kind.PROSE),
     Row("003-2", "91-109", Kind.PROSE),
-    Row("003-toml", "138-159", Kind.FILE, PD, ConfigError),
+    Row("003-toml", "138-159", Kind.FILE),
 )
 """003-1 awaits where SAGE calls synchronously, 003-2 is SAGE's own class: neither is ours to run."""
 
@@ -76,10 +64,3 @@ def text(name: str) -> str:
     if BY_NAME[name].kind is Kind.FILE:
         return (HERE.parent / "config" / "003_services.toml").read_text("utf-8")
     return (SAMPLES / f"{name}.py.txt").read_text("utf-8")
-
-
-def waits(name: str) -> pytest.MarkDecorator:
-    """Marks the test of a row whose needs are not built: it fails, and in the way the row says."""
-    row = BY_NAME[name]
-    assert row.needs, f"{name} needs nothing: take the mark away"
-    return pytest.mark.xfail(reason=f"{name} needs {row.needs}", raises=row.raises, strict=True)

@@ -19,7 +19,7 @@ from sage_llm_ops import (
 )
 from sage_llm_ops.testing import sim_fleet, sim_instances
 from sage_llm_ops.testing.openai_server import OpenAIServer
-from tests.seeds.rows import HERE, text, waits
+from tests.seeds.rows import HERE, text
 from tests.seeds.running import run, run_text
 
 
@@ -40,7 +40,6 @@ def manager(simulated: None) -> Iterator[ControlPlaneManager]:
     asyncio.run(manager.stop())
 
 
-@waits("000-1")
 def test_000_1_construct_and_register() -> None:
     assert "vllm-1" in run("000-1")["manager"].executor.instances
 
@@ -51,7 +50,6 @@ def test_001_1_direct(simulated: None) -> None:
     asyncio.run(scope["manager"].stop())
 
 
-@waits("001-2")
 def test_001_2_pd() -> None:
     scope = run(
         "001-2", ControlPlaneManager=ControlPlaneManager, ExecutionInstance=ExecutionInstance
@@ -59,7 +57,6 @@ def test_001_2_pd() -> None:
     assert scope["prefilling_instance"].ranks == 4
 
 
-@waits("001-3")
 def test_001_3_slo_aware() -> None:
     scope = run("001-3", ControlPlaneManager=ControlPlaneManager)
     assert scope["manager"].scheduling_policy.name == "slo_aware"
@@ -81,7 +78,6 @@ def test_001_5_metrics(manager: ControlPlaneManager, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.vllm
-@waits("001-6")
 def test_001_6_whole_program(simulated: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("001-6")
     assert "Output: " in capsys.readouterr().out
@@ -107,7 +103,6 @@ def test_002_1_flow_submit_and_ask(manager: ControlPlaneManager) -> None:
     assert len(asyncio.run(manager.wait_for_result("req-123")).token_ids) == 512
 
 
-@waits("002-1")
 def test_002_1_flow_step_by_step(manager: ControlPlaneManager) -> None:
     request = RequestMetadata(
         request_id="req-124", prompt="Explain.", max_tokens=8, model_name="meta-llama/Llama-2-7b"
@@ -124,13 +119,11 @@ def test_002_1_flow_step_by_step(manager: ControlPlaneManager) -> None:
     assert scope["result"]["request_id"] == "req-124"
 
 
-@waits("002-2")
 def test_002_2_program(simulated: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("002-2")
     assert "Throughput: " in capsys.readouterr().out
 
 
-@waits("002-3")
 def test_002_3_service_class(simulated: None, capsys: pytest.CaptureFixture[str]) -> None:
     run(
         "002-3",
@@ -174,12 +167,10 @@ def test_002_11_basic_serves_over_http() -> None:
         asyncio.run(use())
 
 
-@waits("002-12")
 def test_002_12_pd_configuration() -> None:
     assert len(run("002-12")["manager"].executor.instances) == 2
 
 
-@waits("002-13")
 def test_002_13_production() -> None:
     names: dict[str, Any] = {
         "ControlPlaneManager": ControlPlaneManager,
@@ -188,7 +179,6 @@ def test_002_13_production() -> None:
     assert len(run("002-13", **names)["manager"].executor.instances) == 3
 
 
-@waits("003-toml")
 def test_003_toml_becomes_a_service(simulated: None) -> None:
     service = ControlPlaneVLLMService(HERE.parent / "config" / "003_services.toml")
     assert [instance.gpu_count for instance in service.config.instances] == [None, None]

@@ -40,8 +40,3 @@ def test_samples_use_our_import_root(row: Row) -> None:
     assert "control_plane import" not in text(row.name)
     if row.kind not in (Kind.FILE, Kind.PROSE):
         compile(text(row.name), row.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-
-
-@names
-def test_a_need_says_how_it_fails(row: Row) -> None:
-    assert bool(row.needs) == bool(row.raises)

@@ -11,7 +11,7 @@ import pytest
 
 import sage_llm_ops
 from sage_llm_ops import ControlPlaneManager, ExecutionCoordinator, RequestPriority
-from tests.seeds.rows import text, waits
+from tests.seeds.rows import text
 from tests.seeds.shapes import Promise, check_methods, defaults, ours, promises
 
 DIFFERENT: dict[tuple[str, str], Any] = {
@@ -54,10 +54,6 @@ def test_002_4_instance_type_is_an_enum() -> None:
     assert instance.instance_type is sage_llm_ops.ExecutionInstanceType.GENERAL
 
 
-EARLY = {"scheduling_policy": "fifo", "enable_pd_separation": False}
-"""Constructor defaults while `adaptive` and the PD split are not built."""
-
-
 def _manager() -> Promise:
     return promises(text("002-5"))["ControlPlaneManager"]
 
@@ -67,7 +63,7 @@ def test_002_5_constructor() -> None:
     parameters = list(inspect.signature(ControlPlaneManager).parameters.values())
     first = {parameter.name: parameter.default for parameter in parameters[: len(shown)]}
     assert list(first) == list(shown)
-    assert first == {**shown, **EARLY}
+    assert first == shown
 
 
 def test_002_5_methods() -> None:
@@ -77,7 +73,7 @@ def test_002_5_methods() -> None:
 def test_002_5_attributes_and_views() -> None:
     manager = ControlPlaneManager()
     for name in _manager().attributes:
-        assert name == "router" or hasattr(manager, name), name
+        assert hasattr(manager, name), name
     queue, running = manager.pending_queue, manager.running_requests
     assert (len(queue), list(queue), len(running), list(running)) == (0, [], 0, [])
     assert running.get("nobody") is None
@@ -85,11 +81,8 @@ def test_002_5_attributes_and_views() -> None:
         assert not any(hasattr(view, verb) for verb in ("append", "pop", "clear", "__setitem__"))
 
 
-@pytest.mark.xfail(
-    reason="002-5 needs RequestRouter (scheduler_ir)", raises=AttributeError, strict=True
-)
 def test_002_5_router() -> None:
-    assert ControlPlaneManager().router  # type: ignore[attr-defined]
+    assert ControlPlaneManager().router.strategy == "load_balanced"
 
 
 def test_002_6_executor() -> None:
@@ -105,18 +98,15 @@ def _check_classes(name: str) -> None:
         check_methods(ours(cls), promise)
 
 
-@waits("002-7")
 def test_002_7_policies() -> None:
     _check_classes("002-7")
 
 
-@waits("002-8")
 def test_002_8_pd_routing() -> None:
     _check_classes("002-8")
     assert ours("PDRoutingStrategy")().config.prefilling_threshold_input_tokens == 800
 
 
-@waits("002-9")
 def test_002_9_router() -> None:
     _check_classes("002-9")
     shown = promises(text("002-9"))["RequestRouter"].methods["__init__"]
@@ -125,7 +115,6 @@ def test_002_9_router() -> None:
     assert ours("RequestRouter")().strategy == "load_balanced"
 
 
-@waits("002-10")
 def test_002_10_parallelism() -> None:
     _check_classes("002-10")
     tp, pp, dp = ours("ParallelismOptimizer")().optimize_hybrid_config(8)

@@ -40,10 +40,12 @@ class PredictedLatency(Routing):
       + fetch          of what another worker holds, where that is quicker than to compute it
       + prefill        of what is then left of the prompt
       + decode         its own tokens, at the pace of the batch it would join
-      + interference   what each running decode loses: the prefill's steps, and the slower pace
+      + interference   what running decodes lose to it, the prefill's steps and the slower pace, for
+                       the part of the worker's slots that they hold
 
-    Everything in it is time of some request, so the sum needs no knob. Coefficients are the workers'
-    classes' (`cost_model`); strangers all count alike. Ties as everywhere.
+    An hour of a whole worker that stalls counts like an hour of waiting; counted for each decode
+    instead, requests would queue for seconds to spare many others a moment (measured: worse at 0.95 of
+    capacity). Coefficients are the workers' classes' (`cost_model`); strangers all count alike.
     """
 
     name: ClassVar[str] = "predicted_latency"
@@ -70,13 +72,14 @@ class PredictedLatency(Routing):
             if fleet.traits.fetches[rows].any():
                 there, fetch = self._fetched(fleet, rows, ms, there, length)
         prefill = prefill_of(ms, length - there, there)
+        stalled = running / fleet.slots[rows]
         slower = ms[5] + ms[6] * (length + 0.5 * out)
         pace = ms[4] + ms[5] * running + ms[6] * fleet.tokens[rows] + slower
         costs: Costs = (
             fleet.work_us[rows] * 1e-3
             + fetch
-            + prefill * (1 + running)
-            + out * (pace + slower * running)
+            + prefill * (1.0 + stalled)
+            + out * (pace + slower * stalled)
         )
         return costs
 

@@ -25,7 +25,9 @@ class AdaptiveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     busy: tuple[int, int] = (16, 4)
     """Pending jobs: below, the order hardly matters and stays that of arrival."""
     pressure: tuple[float, float] = (0.05, 0.01)
-    """Share of the latest placements with an objective that came too late for it."""
+    """Share of the latest ends with an objective that missed it."""
+    overload: tuple[float, float] = (0.4, 0.2)
+    """The same, from where deadlines are no help: then the short ones first, so that most make it."""
     dispersion: tuple[float, float] = (1.0, 0.7)
     """Standard deviation of the pending jobs' service times over their mean."""
     dwell_s: float = 1.0
@@ -34,7 +36,7 @@ class AdaptiveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     late_every: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("busy", "pressure", "dispersion"):
+        for name in ("busy", "pressure", "overload", "dispersion"):
             begin, end = getattr(self, name)
             if not begin >= end >= 0:
                 raise ValueError(f"{name}={(begin, end)!r}: a mode must end at or below its begin")
@@ -49,7 +51,8 @@ class Adaptive(Strategy):
     """By priority always; within one priority as the moment asks.
 
     `fifo` while little waits; `slo_aware` (latest start, the infeasible apart) while objectives are
-    missed; `wspt` while much waits whose lengths differ widely. Load, misses and dispersion are
+    missed; `wspt` while much waits whose lengths differ widely, or so many objectives are missed that
+    serving the short first saves most. Load, misses and dispersion are
     measured at each push and placement; a mode ends lower than it begins and lasts `dwell_s` at
     least, so it does not flap. A switch moves a few entries per operation: none takes long however
     much waits. Until all are moved those under the new order go first, which is at most as many
@@ -73,6 +76,16 @@ class Adaptive(Strategy):
         self._with_slo = 0
         self._missed = 0.0
 
+    def finished(self, job: Job, now: float) -> None:
+        request = job.request
+        if job.placed is None:
+            return
+        if job.attempt == 1:
+            self.outlook.took(request, now - job.placed)
+        if request.slo_ms is not None:
+            missed = (now - request.arrived) * 1e3 > request.slo_ms
+            self._missed += 0.03 * (missed - self._missed)
+
     # -- jobs -----------------------------------------------------------------------------------
 
     def _enter(self, job: Job, number: int, now: float) -> None:
@@ -92,7 +105,6 @@ class Adaptive(Strategy):
             self._with_slo -= 1
             if placed:
                 late = self._latest_start(job, service) < now
-                self._missed += 0.05 * (late - self._missed)
                 self._since_late = 0 if late else self._since_late + 1
         if not self._pending:
             self._sum = self._squares = 0.0  # what rounding has left
@@ -168,12 +180,14 @@ class Adaptive(Strategy):
         options, pending = self.options, len(self._pending)
         if pending < options.busy[self.mode != "fifo"]:
             return "fifo", f"{pending} jobs wait"
+        if self._with_slo and self._missed >= options.overload[self.mode == "wspt"]:
+            return "wspt", f"{self._missed:.0%} miss their objective, {pending} wait"
         if self._with_slo and self._missed >= options.pressure[self.mode == "slo_aware"]:
-            return "slo_aware", f"{self._missed:.0%} of placements come too late, {pending} wait"
+            return "slo_aware", f"{self._missed:.0%} miss their objective, {pending} wait"
         spread = self._dispersion()
         if spread >= options.dispersion[self.mode == "wspt"]:
             return "wspt", f"{pending} jobs wait, their lengths spread by {spread:.2f} of the mean"
-        return "fifo", f"{self._missed:.0%} come too late, lengths spread by {spread:.2f}"
+        return "fifo", f"{self._missed:.0%} miss their objective, lengths spread by {spread:.2f}"
 
     def _dispersion(self) -> float:
         n = len(self._pending)

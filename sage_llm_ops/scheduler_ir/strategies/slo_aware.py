@@ -54,6 +54,10 @@ class SLOAware(Strategy):
             return request.arrived + self.options.patience_s - service, False
         return request.arrived + request.slo_ms / 1e3 - service, True
 
+    def finished(self, job: Job, now: float) -> None:
+        if job.node is None and job.placed is not None and job.attempt == 1:
+            self.outlook.took(job.request, now - job.placed)
+
     def _service_s(self, job: Job) -> float:
         return self.outlook.service_s(job.request, job.delivered)
 

@@ -1,0 +1,180 @@
+"""Every order and every routing under recorded arrivals, simulated: who meets its objectives."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.metric import Metric, percentile
+from benchmarks.workloads import azure, trace
+from sage_llm_ops.core.defaults import serving
+from sage_llm_ops.engines.sim import SimOptions
+from sage_llm_ops.pipeline.simulate import simulate
+from sage_llm_ops.pipeline.traces import TraceRequest, to_request
+from sage_llm_ops.scheduler_ir import ROUTINGS, STRATEGIES
+from sage_llm_ops.types.events import Outcome
+from sage_llm_ops.types.requests import Request
+
+WORKLOAD = """\
+Azure's conversation trace and Mooncake's (synthetic ones in their likeness where the data is not at
+hand), lengths and order of arrival as recorded, times stretched so that requests arrive at 0.7, 0.95
+and 1.3 of what the fleet can do; that is measured first, with everything there from the start. 4
+simulated workers of 32 places (Dynamo's mocker timing). Objective of a request: 2 s + 3 times what it
+takes alone. Four tenants: one sends half, the others the rest. Each order with `load_balanced`, each
+routing with `fifo`; all are told which worker holds which prefix.
+slo: share of requests that met their objective; goodput: those a second of arrivals; queue: arrival
+to place, ms; fairness: tokens of a tenant's requests that had ended when the last one arrived, over
+its max-min fair part of all such tokens; the least of the tenants (1: nobody got less than that).
+Names are workload/load/policy/number; relations at the end: goodput at 1.3 over that of fifo, the
+worst of all orders, and the worst slo of predicted_latency less that of round_robin."""
+
+INSTANCES = 4
+LOADS = (0.7, 0.95, 1.3)
+SIZES = {"ci": 1_500, "full": 5_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A workload with the fleet it runs on."""
+
+    name: str
+    requests: list[TraceRequest]
+    options: SimOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One simulation."""
+
+    slo: float
+    goodput: float
+    queue: list[float]
+    fairness: float
+
+
+def run(preset: str) -> dict[str, Metric]:
+    return measure(SIZES[preset])
+
+
+def measure(size: int, loads: Sequence[float] = LOADS) -> dict[str, Metric]:
+    """All metrics over the first `size` requests of each workload."""
+    found: dict[str, Metric] = {}
+    worst_goodput, worst_slo = float("inf"), float("inf")
+    for scene in scenes(size):
+        capacity = capacity_of(scene)
+        for load in loads:
+            results = {name: one(scene, capacity * load, name) for name in policies()}
+            for name, result in results.items():
+                found |= _metrics(f"{scene.name}/{load:g}/{name}", result, size)
+            base = results["fifo"].goodput
+            if load > 1.0 and base:
+                orders = [results[name].goodput / base for name in STRATEGIES]
+                worst_goodput = min(worst_goodput, *orders)
+            better = results["predicted_latency"].slo - results["round_robin"].slo
+            worst_slo = min(worst_slo, better)
+    if worst_goodput < float("inf"):
+        found["worst_goodput_vs_fifo"] = Metric.of([worst_goodput], "ratio")
+    found["worst_slo_predicted_vs_round_robin"] = Metric.of([worst_slo], "share")
+    return found
+
+
+def policies() -> list[str]:
+    """`load_balanced` with `fifo` stands under `fifo`."""
+    return [*STRATEGIES, *(name for name in ROUTINGS if name != "load_balanced")]
+
+
+def scenes(size: int) -> list[Scene]:
+    """The two workloads."""
+    small = {"max_num_seqs": 32, "visible_tokens": False}
+    return [
+        Scene("azure", azure(size), SimOptions(**small)),
+        Scene("mooncake", trace(size)[1], SimOptions(block_size=512, kv_blocks=2048, **small)),
+    ]
+
+
+def capacity_of(scene: Scene) -> float:
+    """Requests a second that the fleet ends when all are there from the start: those of the middle,
+    since the first come cold and the last leave places empty."""
+    arrivals = [(0.0, to_request(r, i, "sim")) for i, r in enumerate(scene.requests)]
+    ends: list[float] = []
+    simulate(
+        serving(), arrivals, instances=INSTANCES, options=scene.options,
+        on_end=lambda end: ends.append(end.now),
+    )  # fmt: skip
+    first, last = len(ends) // 5, len(ends) * 4 // 5
+    return (last - first) / (ends[last] - ends[first])
+
+
+def one(scene: Scene, rate: float, policy: str) -> Result:
+    """One simulation at so many requests a second."""
+    span = scene.requests[-1].at - scene.requests[0].at
+    stretch = (len(scene.requests) - 1) / span / rate
+    arrivals = [(r.at * stretch, asked(r, i, scene)) for i, r in enumerate(scene.requests)]
+    kinds = (
+        {"scheduling_policy": policy}
+        if policy in STRATEGIES
+        else {"routing_strategy": policy}
+    )  # fmt: skip
+    ends: list[Outcome] = []
+    simulate(
+        serving(**kinds), arrivals, instances=INSTANCES, options=scene.options, on_end=ends.append,
+        knows_prefixes=True,
+    )  # fmt: skip
+    return _judge(ends, arrivals[-1][0])
+
+
+def asked(row: TraceRequest, index: int, scene: Scene) -> Request:
+    """With its objective and its tenant."""
+    request = to_request(row, index, "sim")
+    request.slo_ms = 2_000.0 + 3.0 * alone_ms(row, scene.options)
+    request.tenant = "big" if index % 2 else f"small{index % 3}"
+    return request
+
+
+def alone_ms(row: TraceRequest, options: SimOptions) -> float:
+    """What it takes on an idle worker with an empty cache."""
+    base, per_token, _, square, decode, _, per_context = options.step_ms
+    n, out = row.n_prompt, row.n_output
+    return base + per_token * n + square * n * n + out * (decode + per_context * (n + out / 2))
+
+
+def _judge(ends: list[Outcome], span_s: float) -> Result:
+    met, queue = 0, []
+    asked_for: dict[str, int] = defaultdict(int)
+    served: dict[str, int] = defaultdict(int)
+    for end in ends:
+        job = end.job
+        request = job.request
+        took = (end.now - request.arrived) * 1e3
+        assert request.slo_ms is not None
+        met += not end.code and took <= request.slo_ms
+        if job.placed is not None:
+            queue.append((job.placed - request.arrived) * 1e3)
+        tokens = request.n_prompt + request.max_tokens
+        asked_for[request.tenant] += tokens
+        served[request.tenant] += tokens if end.now <= span_s else 0
+    parts = fair_parts(asked_for, sum(served.values()))
+    fairness = min(served[tenant] / part for tenant, part in parts.items())
+    return Result(met / len(ends), met / span_s, queue, min(1.0, fairness))
+
+
+def fair_parts(asked_for: Mapping[str, int], total: int) -> dict[str, float]:
+    """Max-min: nobody gets more than it asked for, and what is left over is shared alike."""
+    parts, left = {}, float(total)
+    for place, tenant in enumerate(sorted(asked_for, key=lambda name: asked_for[name])):
+        parts[tenant] = min(float(asked_for[tenant]), left / (len(asked_for) - place))
+        left -= parts[tenant]
+    return parts
+
+
+def _metrics(name: str, result: Result, n: int) -> dict[str, Metric]:
+    return {
+        f"{name}/slo": Metric.of([result.slo], "share", n),
+        f"{name}/goodput": Metric.of([result.goodput], "1/s", n),
+        **{
+            f"{name}/queue_p{share}": Metric.of([percentile(result.queue, share / 100)], "ms", n)
+            for share in (50, 95, 99)
+        },
+        f"{name}/fairness": Metric.of([result.fairness], "share", n),
+    }

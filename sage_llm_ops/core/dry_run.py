@@ -61,7 +61,7 @@ def fleet_of(instances: Sequence[ExecutionInstance], around: Surroundings) -> Fl
         there = None if live is None else live.rows.get(worker)
         known = there is not None and live is not None and live.slots[there] > 0
         slots = int(live.slots[there]) if known and live is not None else SLOTS
-        fleet.up(worker, "", instance.max_concurrency or slots, 0, ("generate",))
+        fleet.up(worker, ("",), instance.max_concurrency or slots, 0, ("generate",))
         if known and live is not None:
             fleet.traits.response_ms[row] = live.traits.response_ms[there]
             if live.traits.known[there]:

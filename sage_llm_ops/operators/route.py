@@ -53,7 +53,7 @@ class Route(Operator):
                 return self._too_dear(event)
             rows = within
         kinds = event.kinds
-        if fleet.traits.pools and len(kinds) > 1:
+        if len(kinds) > 1:
             prefill, decode = (for_kind(fleet, rows, kind) for kind in kinds)
             if prefill.size and decode.size:
                 return self._apart(event, prefill, decode)
@@ -77,7 +77,7 @@ class Route(Operator):
 
     def _narrow(self, event: Offer, rows: Rows) -> Rows:
         fleet = self.plane.fleet
-        if fleet.traits.pools:
+        if event.pooled:
             rows = for_kind(fleet, rows, "fused")
         if event.thrifty:
             rows = cheapest_in_time(fleet, rows, event.job, event.now)
@@ -104,7 +104,7 @@ class Route(Operator):
             model=request.model,
         )
         left = 1 if kind == "prefill" else request.max_tokens - delivered
-        if kind != "decode" and (self._predicts or fleet.traits.pools):
+        if kind != "decode" and (self._predicts or event.pooled):
             fleet.reserve(node.id, row, length + left, self._work_us(event, row, length))
         else:
             fleet.reserve(node.id, row, length + left)

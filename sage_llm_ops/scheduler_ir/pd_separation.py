@@ -22,6 +22,9 @@ from sage_llm_ops.types.events import Offer
 from sage_llm_ops.types.protocols import FleetView
 
 WHOLE, APART = ("fused",), ("prefill", "decode")
+NO_POOL = "no_split_pool"
+NO_TRANSFER = "no_kv_transfer: the pool's workers cannot hand KV over"
+UNPOOLED = (NO_POOL, NO_TRANSFER)
 
 
 class SeparatorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +56,8 @@ class Split(NamedTuple):
     kinds: tuple[str, ...]
     reason: str
     transfer_ms: float = 0.0
+    pooled: bool = False
+    """Whether the instances' roles count: without a split they would only leave workers idle."""
 
 
 class Pools(NamedTuple):
@@ -76,12 +81,14 @@ class PDSeparator(ABC):
         """The plan's shape for this request."""
         pools, why = self._pools(offer, fleet)
         if pools is None:
-            return Split(WHOLE, why)
+            return Split(WHOLE, why, pooled=why not in UNPOOLED)
         transfer = self.link.transfer_ms(
             offer.job.request.n_prompt * float(self.options.kv_bytes_per_token)
         )
         apart, reason = self.wants(offer, fleet, pools, transfer)
-        return Split(APART, reason, transfer) if apart else Split(WHOLE, reason)
+        if apart:
+            return Split(APART, reason, transfer, pooled=True)
+        return Split(WHOLE, reason, pooled=True)
 
     @abstractmethod
     def wants(
@@ -94,21 +101,21 @@ class PDSeparator(ABC):
         job, traits = offer.job, fleet.traits
         request = job.request
         if not traits.pools:
-            return None, "no_split_pool"
+            return None, NO_POOL
+        serving = fleet.serving(job.needs)
+        roles = traits.role[serving]
+        for role in (PREFILLING, DECODING):
+            pool = serving[roles == role]
+            if not pool.size:
+                return None, NO_POOL
+            if not traits.splits[pool].any():
+                return None, NO_TRANSFER
         if request.task != "generate" or request.max_tokens < 2:
             return None, "one_step"
         if job.delivered or job.attempt:
             return None, "continued"
         if request.n_prompt < self.options.threshold:
             return None, f"short: {request.n_prompt} tokens, threshold {self.options.threshold}"
-        serving = fleet.serving(job.needs)
-        roles = traits.role[serving]
-        for role in (PREFILLING, DECODING):
-            pool = serving[roles == role]
-            if not pool.size:
-                return None, "no_split_pool"
-            if not traits.splits[pool].any():
-                return None, "no_kv_transfer: the pool's workers cannot hand KV over"
         free = fleet.with_room(job.needs, job.excluded)
         able = free[traits.splits[free]]
         prefill = for_kind(fleet, able, "prefill")

@@ -268,6 +268,8 @@ class Offer(Inner):
     split_reason: str = ""
     transfer_s: float = 0.0
     """How long KV is on its way between the plan's nodes."""
+    pooled: bool = False
+    """Whether the workers' roles count."""
     thrifty: bool = False
     """The order asks for the cheapest place that is in time."""
 

@@ -90,9 +90,9 @@ def test_config_check_of_a_server(
     assert words in captured.out + captured.err
 
 
-def test_config_check_refuses_what_is_not_built(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("config", "check", str(SAMPLE)) == 2
-    assert "placement 'http' is not built yet" in capsys.readouterr().err
+def test_config_check_of_the_documents_own_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "check", str(SAMPLE)) == 0
+    assert "llm-prefill-1" in capsys.readouterr().out
 
 
 def test_config_check_of_a_pipeline(capsys: pytest.CaptureFixture[str]) -> None:

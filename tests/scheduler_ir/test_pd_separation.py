@@ -39,7 +39,7 @@ POOLS = ("prefilling", "decoding", "decoding")
 
 
 def test_never_is_one_fused_node() -> None:
-    assert split("never", fleet_of(*POOLS), offer()) == (("fused",), "pd_off", 0.0)
+    assert split("never", fleet_of(*POOLS), offer()) == (("fused",), "pd_off", 0.0, False)
 
 
 @pytest.mark.parametrize("policy", ["always", "threshold", "adaptive", "hash"])

@@ -30,8 +30,10 @@ and a file of JSON lines), placed; and release of the node placed 64 decisions b
 decisions_per_s, decision_p50_us: 8 workers. cost_ratio_1024_vs_8: median time of a decision on 1,024
 workers / on 8, interleaved. queue_op_us: push, offer and placed, over three, with 100,000 pending
 in `slo_aware`. vs_dynamo_ratio: our rate / that of Dynamo's `SelectionService`
-(`select_and_reserve` and free, ai-dynamo-runtime, extra `bench`) on the same prompts in the same
-run; left out where it is not installed."""
+(`select_and_reserve` and free, ai-dynamo-runtime, extra `bench`) in the same run, on prompts of as many
+blocks; left out where it is not installed. Not the same work: we are given the prefix hits, Dynamo
+looks its prompts up in an index of its own, which is empty here, and its calls are awaited one by one
+from Python; it writes no ledger."""
 
 BLOCKS, BLOCK = 135, 64
 HELD = 64

@@ -193,7 +193,8 @@ class Fleet:
         if node in self.reservations:
             raise IntegrityError(f"node {node} is reserved twice")
         held = self.reservations[node] = Reservation(row, tokens, work_us=work_us)
-        self.work_us[row] += work_us
+        if work_us:
+            self.work_us[row] += work_us
         self.running[row] += 1
         self.tokens[row] += tokens
         self.assigned[row] += 1
@@ -219,7 +220,8 @@ class Fleet:
         row = held.row
         self.running[row] -= 1
         self.tokens[row] -= held.tokens
-        self.work_us[row] -= held.work_us
+        if held.work_us:
+            self.work_us[row] -= held.work_us
         if self._probes and row in self._probes:
             self._probes[row] -= held.probe
             self.limit[row] = self._limit_of(row)

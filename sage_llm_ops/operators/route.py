@@ -58,7 +58,9 @@ class Route(Operator):
             if prefill.size and decode.size:
                 return self._apart(event, prefill, decode)
         job.attempt += 1
-        node = self._place(event, self._narrow(event, rows), "fused", event.split_reason)
+        if event.pooled or event.thrifty:
+            rows = self._narrow(event, rows)
+        node = self._place(event, rows, "fused", event.split_reason)
         return self._placed(event, node)
 
     def _apart(self, event: Offer, prefill: Rows, decode: Rows) -> Placed:

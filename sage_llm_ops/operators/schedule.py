@@ -169,7 +169,7 @@ class Schedule(Operator):
             if job is not None:
                 self.offered = job.request.id
                 out.append(Offer(event.seq, event.now, job, thrifty=self.strategy.thrifty))
-        for change in self.strategy.changes():
+        for change in self.strategy.said and self.strategy.changes():
             self.plane.ledger.policy(event.seq, event.now, self._policy, change)
         return out
 

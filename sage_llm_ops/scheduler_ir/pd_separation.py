@@ -60,6 +60,9 @@ class Split(NamedTuple):
     """Whether the instances' roles count: without a split they would only leave workers idle."""
 
 
+OFF = Split(WHOLE, "pd_off")
+
+
 class Pools(NamedTuple):
     """Rows with room."""
 
@@ -131,7 +134,7 @@ class PDNever(PDSeparator):
     name: ClassVar[str] = "never"
 
     def split(self, offer: Offer, fleet: FleetView) -> Split:
-        return Split(WHOLE, "pd_off")
+        return OFF
 
     def wants(
         self, offer: Offer, fleet: FleetView, pools: Pools, transfer_ms: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sage_llm_ops.scheduler_ir.routing.base import Choice, Routing, Rows, least, load_share
+from sage_llm_ops.scheduler_ir.routing.base import Choice, Routing, Rows, least
 from sage_llm_ops.types.events import Offer
 from sage_llm_ops.types.protocols import FleetView
 
@@ -16,7 +16,7 @@ class LoadBalanced(Routing):
     unit: ClassVar[str] = "share of slots in use"
 
     def choose(self, offer: Offer, fleet: FleetView, rows: Rows) -> Choice:
-        costs = load_share(fleet, rows)
+        costs = fleet.running[rows] / fleet.slots[rows]
         return Choice(least(costs, fleet, rows), costs, "least loaded")
 
 

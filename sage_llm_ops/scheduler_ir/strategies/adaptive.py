@@ -168,7 +168,7 @@ class Adaptive(Strategy):
         elif now - self._switched >= self.options.dwell_s:
             mode, why = self._wanted()
             if mode != self.mode:
-                self._said.append(f"{self.mode} -> {mode}: {why}")
+                self.said.append(f"{self.mode} -> {mode}: {why}")
                 self.mode, self._switched = mode, now
                 self._before, self._lane = self._lane, self._before
                 for needs in list(self._late.queues):

@@ -42,7 +42,8 @@ class Strategy:
         """Job, and the number of its push: an entry of an earlier attempt is told apart by it."""
         self._pushes = 0
         self._offered: RequestId | None = None
-        self._said: list[str] = []
+        self.said: list[str] = []
+        """What `changes` would tell."""
         self._lane = Lane(self._is_live)
 
     def push(self, job: Job, now: float) -> None:
@@ -88,9 +89,7 @@ class Strategy:
 
     def changes(self) -> list[str]:
         """What it changed about itself since it was last asked, as sentences for the ledger."""
-        if not self._said:
-            return self._said
-        said, self._said = self._said, []
+        said, self.said = self.said, []
         return said
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ Plain methods, callable from any thread; `ControlPlaneManager` is its asynchrono
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ from sage_llm_ops.types.ids import RequestId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance, ExecutionInstanceType
 from sage_llm_ops.types.pipelines import PipelineSpec
 from sage_llm_ops.types.requests import Request, RequestMetadata
+
+log = logging.getLogger("sage_llm_ops.core")
 
 
 class ControlPlane:

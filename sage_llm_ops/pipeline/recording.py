@@ -17,7 +17,7 @@ import msgspec
 from sage_llm_ops.types.errors import ConfigError
 from sage_llm_ops.types.events import Event, Recorded
 
-FORMAT = 2
+FORMAT = 3
 
 log = logging.getLogger("sage_llm_ops.pipeline")
 

@@ -70,8 +70,8 @@ class Ledger:
         max_bytes: int = 64 << 20,
     ) -> None:
         self.decisions = 0
-        self._trusted, self._placed, self._retried, self._ended = (
-            hashlib.blake2b(digest_size=16) for _ in range(4)
+        self._trusted, self._ordered, self._placed, self._retried, self._ended = (
+            hashlib.blake2b(digest_size=16) for _ in range(5)
         )
         """One for each operator that writes here. In what order the branches of one dispatch get
         their turn is SAGE's affair (it changes when operators are chained) and no decision."""
@@ -92,7 +92,7 @@ class Ledger:
     def digest(self) -> str:
         """Identity of all decisions so far."""
         whole = hashlib.blake2b(digest_size=16)
-        for part in (self._trusted, self._placed, self._retried, self._ended):
+        for part in (self._trusted, self._ordered, self._placed, self._retried, self._ended):
             whole.update(part.digest())
         return whole.hexdigest()
 
@@ -138,8 +138,8 @@ class Ledger:
 
     def policy(self, seq: int, now: float, name: str, change: str) -> None:
         """A policy changed how it decides, and says why."""
-        self._hash.update(_PACK(4, seq, now, 0, 0))
-        self._hash.update(f"{name}|{change}".encode())
+        self._ordered.update(_PACK(5, seq, now, 0, 0))
+        self._ordered.update(f"{name}|{change}".encode())
         self.decisions += 1
         self._write(Entry("policy", seq, now, policy=name, reason=change))
 

@@ -164,6 +164,7 @@ def test_drained_it_gets_nothing_new(live: Make) -> None:
 
 def test_live_options(live: Make) -> None:
     one = live()
+    one.add("w0")  # whoever nobody could ever serve is told that, not that the queue is full
     for operator, option, value, said in (
         ("admid", "max_pending", 1, "did you mean 'admit'"),
         ("admit", "max_pendig", 1, "did you mean 'max_pending'"),

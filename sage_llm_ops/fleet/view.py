@@ -65,6 +65,8 @@ class Fleet:
         self.assigned = np.zeros(8, dtype=np.int64)
         self.work_us = np.zeros(8, dtype=np.int64)
         """Prefill that its nodes still have before them."""
+        self.prefilling = 0
+        """Reservations with such prefill; 0 where nobody predicts any."""
         self.traits = Traits()
         self.kv_usage = np.full(8, np.nan)
         self._serves: list[tuple[Needs, ...]] = []
@@ -195,6 +197,7 @@ class Fleet:
         held = self.reservations[node] = Reservation(row, tokens, work_us=work_us)
         if work_us:
             self.work_us[row] += work_us
+            self.prefilling += 1
         self.running[row] += 1
         self.tokens[row] += tokens
         self.assigned[row] += 1
@@ -209,8 +212,7 @@ class Fleet:
         """Its first token came: its prefill is over."""
         held = self.reservations.get(node)
         if held is not None and held.work_us:
-            self.work_us[held.row] -= held.work_us
-            held.work_us = 0
+            self._begin(held)
 
     def release(self, node: NodeId) -> Reservation | None:
         """Give back what `node` holds, or None where it holds nothing (any more)."""
@@ -221,7 +223,7 @@ class Fleet:
         self.running[row] -= 1
         self.tokens[row] -= held.tokens
         if held.work_us:
-            self.work_us[row] -= held.work_us
+            self._begin(held)
         if self._probes and row in self._probes:
             self._probes[row] -= held.probe
             self.limit[row] = self._limit_of(row)
@@ -318,6 +320,7 @@ class Fleet:
             (running != self.running).any()
             or (tokens != self.tokens).any()
             or (work != self.work_us).any()
+            or self.prefilling != sum(held.work_us > 0 for held in self.reservations.values())
         ):
             raise IntegrityError("fleet: reservations do not sum to the load")
         for row in range(len(self.ids)):
@@ -337,6 +340,11 @@ class Fleet:
         self.state[row] = state
         self.kv_usage[row] = np.nan
         self._refresh(self._serves[row])
+
+    def _begin(self, held: Reservation) -> None:
+        self.work_us[held.row] -= held.work_us
+        held.work_us = 0
+        self.prefilling -= 1
 
     def _could(self, row: int, needs: Needs) -> bool:
         """A worker that never came up has not said which tasks it does: it may do this one."""

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sage_llm_ops.operators.base import Emitted, Operator
-from sage_llm_ops.scheduler_ir.admission import AdmissionOptions, Ahead, Drained, Refusal
+from sage_llm_ops.scheduler_ir.admission import (
+    SHED_AT,
+    AdmissionOptions,
+    Ahead,
+    Drained,
+    Refusal,
+)
 from sage_llm_ops.types.events import Admitted, Arrive, Broken, ConfigSet, Job, Outcome, Timer
 
 
@@ -21,12 +27,12 @@ class Admit(Operator):
     def __init__(self, plane: Any, options: Any, identity: str) -> None:
         super().__init__(plane, options, identity)
         self._drained = Drained()
-        self._plain = _is_plain(options)
-        """Whether the queue's bound is the only limit."""
+        self._roomy = _roomy(options)
+        """As long as fewer wait, nobody is turned away."""
 
     def configure(self, event: ConfigSet) -> Emitted:
         passed = super().configure(event)
-        self._plain = _is_plain(self.options)
+        self._roomy = _roomy(self.options)
         return passed
 
     def arrive(self, event: Arrive) -> Emitted:
@@ -34,8 +40,9 @@ class Admit(Operator):
         job = Job(request, event.seq)
         code, message = self._refusal(job)
         after = None
-        if not code:
-            refused = self._crowded(event, job)
+        waiting = len(plane.jobs) - len(plane.running)
+        if waiting >= self._roomy and not code:
+            refused = self._crowded(event, job, waiting)
             if refused is not None:
                 code, message, after = refused
         if code:
@@ -97,12 +104,9 @@ class Admit(Operator):
             )
         return "", ""
 
-    def _crowded(self, event: Arrive, job: Job) -> Refusal | None:
+    def _crowded(self, event: Arrive, job: Job, waiting: int) -> Refusal | None:
         """It could be served; whether there is room for it."""
         plane, options, request = self.plane, self.options, job.request
-        waiting = len(plane.jobs) - len(plane.running)
-        if self._plain and 2 * waiting < options.max_pending:
-            return None
         ahead = Ahead(waiting, self._drained.per_s(event.now, plane.placements))
         service = 0.0
         if options.feasible and plane.fleet.traits.known[plane.fleet.serving(job.needs)].any():
@@ -121,7 +125,8 @@ class Admit(Operator):
         return Broken(event.seq, event.now, job, operator=self.id, error=error)
 
 
-def _is_plain(options: AdmissionOptions) -> bool:
-    return not (
-        options.tenant_pending or options.tenant_rate or options.throttle or options.feasible
-    )
+def _roomy(options: AdmissionOptions) -> float:
+    """Half of the queue's bound where that is the only limit: so far even the lowest priority is let
+    in without a closer look."""
+    closer = options.tenant_pending or options.tenant_rate or options.throttle or options.feasible
+    return 0.0 if closer else SHED_AT[-1] * options.max_pending

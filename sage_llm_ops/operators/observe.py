@@ -109,18 +109,20 @@ class Observe(Operator):
         if job is not None and job.first_token is None:
             job.first_token = event.now if event.at is None else event.at
             job.cached = event.cached
-        self.plane.fleet.begun(event.node)
+        if self.plane.fleet.prefilling:
+            self.plane.fleet.begun(event.node)
 
     def done(self, event: NodeDone) -> Emitted:
-        held = self.plane.fleet.release(event.node)
+        fleet = self.plane.fleet
+        held = fleet.release(event.node)
         if held is None:
             return None
         if self._breakers:
             self._ended(event, held)
-        if self.plane.fleet.traits.watched:
+        if fleet.traits.watched:
             job = self.plane.running.get(event.node)
             if job is not None and job.placed is not None:
-                self.plane.fleet.traits.responded(held.row, (event.now - job.placed) * 1e3)
+                fleet.traits.responded(held.row, (event.now - job.placed) * 1e3)
         return event
 
     def node_failed(self, event: NodeFailed) -> Emitted:

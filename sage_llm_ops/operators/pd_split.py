@@ -37,8 +37,8 @@ class PDSplit(Operator):
         self.splitter = kind(read_options(SeparatorOptions, options.options, owner=owner))
 
     def offer(self, event: Offer) -> Emitted:
-        event.kinds, event.split_reason, ms, event.pooled = self.splitter.split(
-            event, self.plane.fleet
-        )
-        event.transfer_s = ms / 1e3
+        found = self.splitter.split(event, self.plane.fleet)
+        event.kinds, event.split_reason, ms, pooled = found
+        if pooled:
+            event.pooled, event.transfer_s = True, ms / 1e3
         return event

@@ -89,10 +89,12 @@ class Route(Operator):
         """Choose, reserve, write down."""
         job, plane = event.job, self.plane
         request, fleet = job.request, plane.fleet
-        choice = self.routing.choose(event, fleet, rows)
-        row = choice.row
+        row, costs, reason = self.routing.choose(event, fleet, rows)
         worker = fleet.ids[row]
-        delivered = job.delivered + (kind == "decode")
+        delivered = job.delivered
+        if kind != "fused":
+            reason = f"{kind}: {reason}; {why}"
+            delivered += kind == "decode"
         length = request.n_prompt + delivered
         node = PlanNode(
             plane.next_node(),
@@ -105,14 +107,14 @@ class Route(Operator):
             task=request.task,
             model=request.model,
         )
-        left = 1 if kind == "prefill" else request.max_tokens - delivered
-        if kind != "decode" and (self._predicts or event.pooled):
-            fleet.reserve(node.id, row, length + left, self._work_us(event, row, length))
-        else:
-            fleet.reserve(node.id, row, length + left)
+        tokens = length + (1 if kind == "prefill" else request.max_tokens - delivered)
         if kind == "decode":
+            fleet.reserve(node.id, row, tokens)
             job.then = node
         else:
+            foreseen = self._predicts or event.pooled
+            work_us = self._work_us(event, row, length) if foreseen else 0
+            fleet.reserve(node.id, row, tokens, work_us)
             job.node = node.id  # now: what raises below must find what to give back
         plane.ledger.place(
             event.seq,
@@ -121,9 +123,9 @@ class Route(Operator):
             job.attempt,
             row,
             rows,
-            choice.costs,
+            costs,
             policy=self._policy,
-            reason=choice.reason if kind == "fused" else f"{kind}: {choice.reason}; {why}",
+            reason=reason,
             unit=self.routing.unit,
             hits=event.hits,
             waited_s=event.now - request.arrived,

@@ -164,13 +164,18 @@ class Schedule(Operator):
         self.offered = None
 
     def _next(self, event: Event | Inner, out: list[Any]) -> Emitted:
-        if self.offered is None and len(self.strategy):
-            job = self.strategy.offer(event.now, self._blocked)
+        strategy = self.strategy
+        if self.offered is None and len(strategy):
+            job = strategy.offer(event.now, self._blocked)
             if job is not None:
                 self.offered = job.request.id
-                out.append(Offer(event.seq, event.now, job, thrifty=self.strategy.thrifty))
-        for change in self.strategy.said and self.strategy.changes():
-            self.plane.ledger.policy(event.seq, event.now, self._policy, change)
+                offer = Offer(event.seq, event.now, job)
+                if strategy.thrifty:
+                    offer.thrifty = True
+                out.append(offer)
+        if strategy.said:
+            for change in strategy.changes():
+                self.plane.ledger.policy(event.seq, event.now, self._policy, change)
         return out
 
     def _blocked(self, needs: Needs) -> bool:

@@ -70,11 +70,16 @@ class Chain:
         for place, (operator, handlers, passes, sides) in enumerate(self._links):
             handler = handlers.get(event.__class__)
             if handler is not None:
-                event = _call(operator, handler, event)
+                try:
+                    event = handler(event)
+                except Exception as error:
+                    event = operator.failed(event, error)
+                if event.__class__ is list:
+                    if len(event) > 1:
+                        return self._several(event, place)
+                    event = event[0] if event else None
                 if event is None:
                     return None
-                if event.__class__ is list:
-                    return self._several(event, place)
             elif passes is not None and event.__class__ not in passes:
                 return None
             for side in sides:
@@ -93,13 +98,6 @@ class Chain:
         return events
 
 
-def _call(operator: Operator, handler: Callable[[Any], Any], event: Any) -> Any:
-    try:
-        return handler(event)
-    except Exception as error:
-        return operator.failed(event, error)
-
-
 def _through(
     operator: Operator,
     handlers: dict[type[Any], Callable[[Any], Any]],
@@ -111,7 +109,10 @@ def _through(
     for event in events:
         handler = handlers.get(event.__class__)
         if handler is not None:
-            made = _call(operator, handler, event)
+            try:
+                made = handler(event)
+            except Exception as error:
+                made = operator.failed(event, error)
             out += made if made.__class__ is list else () if made is None else (made,)
         elif passes is None or event.__class__ in passes:
             out.append(event)

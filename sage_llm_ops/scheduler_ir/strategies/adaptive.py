@@ -67,8 +67,8 @@ class Adaptive(Strategy):
     def __init__(self, options: Any = None, outlook: Outlook | None = None) -> None:
         super().__init__(options, outlook)
         self.mode = "fifo"
-        self._before = Lane(self._is_live)
-        self._late = Lane(self._is_live)
+        self._before = Lane(self._pending)
+        self._late = Lane(self._pending)
         self._since_late = 0
         self._switched = float("-inf")
         self._service: dict[RequestId, float] = {}

@@ -44,7 +44,7 @@ class Strategy:
         self._offered: RequestId | None = None
         self.said: list[str] = []
         """What `changes` would tell."""
-        self._lane = Lane(self._is_live)
+        self._lane = Lane(self._pending)
 
     def push(self, job: Job, now: float) -> None:
         """Take a job, new or on a further attempt."""
@@ -67,12 +67,16 @@ class Strategy:
 
     def placed(self, identity: RequestId, now: float = 0.0) -> None:
         """The offered job has a place."""
-        self._close_offer(identity)
+        if self._offered != identity:
+            raise self._not_offered(identity)
+        self._offered = None
         self._gone(self._pending.pop(identity)[0], now, placed=True)
 
     def no_room(self, identity: RequestId) -> None:
         """The offered job found none; it keeps its position."""
-        self._close_offer(identity)
+        if self._offered != identity:
+            raise self._not_offered(identity)
+        self._offered = None
 
     def remove(self, identity: RequestId, now: float = 0.0) -> Job | None:
         """Take a pending job out; None where it is not pending."""
@@ -141,7 +145,5 @@ class Strategy:
         found = self._pending.get(identity)
         return found is not None and found[1] == number
 
-    def _close_offer(self, identity: RequestId) -> None:
-        if self._offered != identity:
-            raise IntegrityError(f"answer for {identity!r}, but {self._offered!r} is offered")
-        self._offered = None
+    def _not_offered(self, identity: RequestId) -> IntegrityError:
+        return IntegrityError(f"answer for {identity!r}, but {self._offered!r} is offered")

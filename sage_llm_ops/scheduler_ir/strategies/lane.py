@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import final
 
+from sage_llm_ops.types.events import Job
 from sage_llm_ops.types.ids import Needs, RequestId
 
 Key = tuple[float, ...]
@@ -17,12 +18,13 @@ _COMPACT_ABOVE = 256
 
 @final
 class Lane:
-    """What was placed or removed is dropped when it surfaces."""
+    """What was placed or removed is dropped when it surfaces: it stands no more among the pending
+    jobs, or does so under the number of a later push."""
 
-    __slots__ = ("_is_live", "queues")
+    __slots__ = ("_pending", "queues")
 
-    def __init__(self, is_live: Callable[[RequestId, int], bool]) -> None:
-        self._is_live = is_live
+    def __init__(self, pending: Mapping[RequestId, tuple[Job, int]]) -> None:
+        self._pending = pending
         self.queues: dict[Needs, list[Entry]] = {}
 
     def push(self, needs: Needs, entry: Entry) -> None:
@@ -44,10 +46,11 @@ class Lane:
 
     def head(self, needs: Needs) -> Entry | None:
         """The smallest live entry with these needs."""
-        queue, is_live = self.queues[needs], self._is_live
+        queue, pending = self.queues[needs], self._pending
         while queue:
             head = queue[0]
-            if is_live(head[2], head[1]):
+            found = pending.get(head[2])
+            if found is not None and found[1] == head[1]:
                 return head
             heappop(queue)
         del self.queues[needs]
@@ -61,10 +64,14 @@ class Lane:
         """Removed jobs below a head that finds no room would never surface."""
         queue = self.queues.get(needs)
         if queue is not None and len(queue) > _COMPACT_ABOVE and len(queue) > 2 * pending:
-            queue[:] = [entry for entry in queue if self._is_live(entry[2], entry[1])]
+            queue[:] = [entry for entry in queue if self._is_live(entry)]
             heapify(queue)
 
     def live(self) -> list[Entry]:
         """All live entries in order; from any thread."""
         queues = [list(queue) for queue in list(self.queues.values())]
-        return sorted(e for queue in queues for e in queue if self._is_live(e[2], e[1]))
+        return sorted(entry for queue in queues for entry in queue if self._is_live(entry))
+
+    def _is_live(self, entry: Entry) -> bool:
+        found = self._pending.get(entry[2])
+        return found is not None and found[1] == entry[1]

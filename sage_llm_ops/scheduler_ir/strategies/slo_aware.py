@@ -42,8 +42,8 @@ class SLOAware(Strategy):
 
     def __init__(self, options: Any = None, outlook: Outlook | None = None) -> None:
         super().__init__(options, outlook)
-        self._feasible = Lane(self._is_live)
-        self._late = Lane(self._is_live)
+        self._feasible = Lane(self._pending)
+        self._late = Lane(self._pending)
         self._since_late = 0
 
     def latest_start(self, job: Job) -> tuple[float, bool]:

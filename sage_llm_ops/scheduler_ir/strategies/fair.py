@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush, heapreplace
+from math import inf
 from typing import Any, ClassVar
 
 import msgspec
 
 from sage_llm_ops.scheduler_ir.strategies.base import Blocked, Strategy
+from sage_llm_ops.scheduler_ir.strategies.line import Line, Waiting
 from sage_llm_ops.types.events import Job
 from sage_llm_ops.types.ids import Needs, RequestId
 from sage_llm_ops.types.protocols import Outlook
@@ -17,13 +19,17 @@ _FORGET_ABOVE = 1024
 
 class FairOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`weights`: share of a tenant that is not worth 1. `input_weight`, `output_weight`: what a
-    prompt token and a generated token count (VTC's 1 and 2)."""
+    prompt token and a generated token count (VTC's 1 and 2). `late_every`: one in so many of a
+    tenant's placements goes to those of its requests that cannot meet their objective any more."""
 
     weights: dict[str, float] = {}
     input_weight: float = 1.0
     output_weight: float = 2.0
+    late_every: int = 16
 
     def __post_init__(self) -> None:
+        if self.late_every < 2:
+            raise ValueError(f"late_every={self.late_every} must be at least 2")
         named = {f"weights: {tenant}": weight for tenant, weight in self.weights.items()}
         named |= {"input_weight": self.input_weight, "output_weight": self.output_weight}
         for name, weight in named.items():
@@ -38,7 +44,12 @@ class Fair(Strategy):
     tenant that comes back after it had nothing pending is lifted to the lowest counter among those
     who have: time away is no credit. Two tenants that both always have requests pending are served
     within 2 * max(w_in * L_in, w_out * M) of each other (L_in: longest prompt, M: tokens that run at
-    a time). Nobody starves: every placement of others raises their counters.
+    a time). No tenant starves: every placement of others raises their counters.
+
+    A tenant's own requests go in order of arrival. Those whose latest start has passed are set apart,
+    as in `slo_aware`: a tenant that asks for more than its share would otherwise have all of its
+    requests served just too late, and its share would be spent on nothing. They get what its others
+    leave, but one of its placements in `late_every` for certain.
     """
 
     name: ClassVar[str] = "fair"
@@ -53,15 +64,19 @@ class Fair(Strategy):
         small and is put right when it surfaces."""
         self._floor = 0.0
         """Counter of the tenant who was the last to leave, for when nobody is left."""
-        self._queues: dict[Needs, dict[str, list[tuple[int, int, RequestId]]]] = {}
+        self._lines: dict[Needs, dict[str, Line]] = {}
         self._heads: dict[Needs, list[tuple[float, str]]] = {}
         """As `_active`, by needs."""
+        self._since_late: dict[str, int] = {}
+        """Placements of a tenant since the last one of a request that was set apart."""
 
     def group(self, job: Job) -> str:
         """Whom it counts for."""
         return job.request.tenant
 
     def finished(self, job: Job, now: float) -> None:
+        if job.node is None and job.placed is not None and job.attempt == 1:
+            self.outlook.took(job.request, now - job.placed)
         if job.delivered:
             self._charge(self.group(job), self.options.output_weight * job.delivered)
 
@@ -71,57 +86,64 @@ class Fair(Strategy):
         if not count:
             self._lift(group)
         self._backlog[group] = count + 1
-        queues = self._queues.setdefault(job.needs, {})
-        queue = queues.get(group)
-        if queue is None:
-            queue = queues[group] = []
+        lines = self._lines.setdefault(job.needs, {})
+        line = lines.get(group)
+        if line is None:
+            line = lines[group] = Line(self._pending)
             heads = self._heads.setdefault(job.needs, [])
             heappush(heads, (self.counters[group], group))
-        heappush(queue, (job.seq, number, job.request.id))
+        line.push(Waiting(job.seq, number, job.request.id, self._latest_start(job)))
+
+    def _latest_start(self, job: Job) -> float:
+        request = job.request
+        if request.slo_ms is None:
+            return inf
+        service = self.outlook.service_s(request, job.delivered)
+        return request.arrived + request.slo_ms / 1e3 - service
 
     def _pick(self, now: float, blocked: Blocked) -> RequestId | None:
         best: tuple[float, int, RequestId] | None = None
         for needs in list(self._heads):
-            found = self._head(needs)
+            found = self._head(needs, now)
             if found is not None and (best is None or found < best) and not blocked(needs):
                 best = found
         return None if best is None else best[2]
 
-    def _head(self, needs: Needs) -> tuple[float, int, RequestId] | None:
+    def _head(self, needs: Needs, now: float) -> tuple[float, int, RequestId] | None:
         """Counter, arrival and id of the best one with these needs."""
-        heads, queues = self._heads[needs], self._queues[needs]
+        heads, lines = self._heads[needs], self._lines[needs]
         while heads:
             counter, group = heads[0]
-            queue = queues[group]
-            while queue and not self._is_live(queue[0][2], queue[0][1]):
-                heappop(queue)
-            if not queue:
+            due = self._since_late.get(group, 0) >= self.options.late_every - 1
+            entry = lines[group].head(now, late_first=due)
+            if entry is None:
                 heappop(heads)
-                del queues[group]
+                del lines[group]
             elif counter < self.counters[group]:
                 heapreplace(heads, (self.counters[group], group))
             else:
-                return counter, queue[0][0], queue[0][2]
-        del self._heads[needs], self._queues[needs]
+                return counter, entry.seq, entry.identity
+        del self._heads[needs], self._lines[needs]
         return None
 
     def _gone(self, job: Job, now: float, *, placed: bool) -> None:
         group = self.group(job)
         if placed and not job.delivered:  # a further attempt is no further service
             self._charge(group, self.options.input_weight * job.request.n_prompt)
+        if placed:
+            late = self._latest_start(job) < now
+            self._since_late[group] = 0 if late else self._since_late.get(group, 0) + 1
         left = self._backlog[group] - 1
         if left:
             self._backlog[group] = left
         else:
             del self._backlog[group]
+            self._since_late.pop(group, None)
             self._floor = max(self._floor, self.counters[group])
         if not placed:
-            self._compact(job.needs, group)
-
-    def _compact(self, needs: Needs, group: str) -> None:
-        queue = self._queues.get(needs, {}).get(group)
-        if queue is not None and len(queue) > 256 and len(queue) > 2 * len(self._pending):
-            queue[:] = sorted(entry for entry in queue if self._is_live(entry[2], entry[1]))
+            line = self._lines.get(job.needs, {}).get(group)
+            if line is not None:
+                line.compact()
 
     def _charge(self, group: str, tokens: float) -> None:
         weight = self.options.weights.get(group, 1.0)
@@ -153,10 +175,9 @@ class Fair(Strategy):
 
     def _order(self) -> list[RequestId]:
         rows = [
-            (self.counters.get(group, 0.0), seq, identity)
-            for queues in list(self._queues.values())
-            for group, queue in list(queues.items())
-            for seq, number, identity in list(queue)
-            if self._is_live(identity, number)
+            (self.counters.get(group, 0.0), late, entry)
+            for lines in list(self._lines.values())
+            for group, line in list(lines.items())
+            for late, entry in line.live()
         ]
-        return [identity for _, _, identity in sorted(rows)]
+        return [entry.identity for _, _, entry in sorted(rows)]

@@ -21,8 +21,11 @@ class HybridOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embed_batch: int = 8
     input_weight: float = 1.0
     output_weight: float = 2.0
+    late_every: int = 16
 
     def __post_init__(self) -> None:
+        if self.late_every < 2:
+            raise ValueError(f"late_every={self.late_every} must be at least 2")
         if self.embed_batch < 1:
             raise ValueError(f"embed_batch={self.embed_batch} must be at least 1")
         for task, weight in self.weights.items():

@@ -42,9 +42,22 @@ def _check_registries(found: ServicesConfig | PipelineSpec) -> None:
             check_instance(instance, instance.engine or default_engine())
         return
     for service in found.services:
+        _check_policies(service)
         for instance in service.instances:
             chosen = instance.engine or default_engine(service.default_engine)
             check_instance(instance, chosen)
+
+
+def _check_policies(service: ServiceConfig) -> None:
+    from sage_llm_ops.core.defaults import serving_of
+    from sage_llm_ops.pipeline.replay import dry_run
+    from sage_llm_ops.types.errors import ConfigError
+
+    try:
+        dry_run(serving_of(service))
+    except ConfigError as error:
+        key = ".".join(filter(None, ("services", service.name, error.key)))
+        raise error.at(file=service.file, line=service.line, key=key) from None
 
 
 def _lines(found: ServicesConfig | PipelineSpec) -> Iterator[str]:
@@ -79,7 +92,8 @@ def _service(service: ServiceConfig) -> Iterator[str]:
     width = max(map(len, SETTINGS))
     for name in SETTINGS:
         value = getattr(service, name)
-        yield f"  {name:{width}}  {'(default)' if value is None else value_text(value, name)}"
+        said = "(default)" if value in (None, {}) else value_text(value, name)
+        yield f"  {name:{width}}  {said}"
     yield f"  {'gateway':{width}}  {_gateway(service.gateway)}"
     yield "  instances" if service.instances else "  no instances"
     for instance in service.instances:

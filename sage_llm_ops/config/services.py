@@ -47,6 +47,12 @@ class ServiceConfig:
     default_engine: str | None = None
     max_in_flight: int | None = None
     ledger: str | None = None
+    scheduling_options: dict[str, Any] = field(default_factory=dict)
+    """Of the order; these four tables are checked by whoever knows the names in them."""
+    routing_options: dict[str, Any] = field(default_factory=dict)
+    pd_options: dict[str, Any] = field(default_factory=dict)
+    admission: dict[str, Any] = field(default_factory=dict)
+    """Limits at the door: options of the operator `admit`."""
     instances: tuple[ExecutionInstance, ...] = ()
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     lines: Mapping[str, int | None] = field(default_factory=dict, compare=False, repr=False)
@@ -71,6 +77,10 @@ SETTINGS = (
     "default_engine",
     "max_in_flight",
     "ledger",
+    "scheduling_options",
+    "routing_options",
+    "pd_options",
+    "admission",
 )
 """Keys of a service's table beside `type`, `instances` and `gateway`."""
 
@@ -120,8 +130,9 @@ def services_from(
     """`load_services` of a file that is read already."""
     _check_root(source)
     ours, others = _sorted_out(source)
-    settings = shape_of(ServiceConfig, SETTINGS).values
-    shape = Shape({"instances": instances.SHAPE, "gateway": gateway.SHAPE}, settings)
+    settings = shape_of(ServiceConfig, SETTINGS)
+    below = {"instances": instances.SHAPE, "gateway": gateway.SHAPE, **settings.tables}
+    shape = Shape(below, settings.values)
     services = Shape(dict.fromkeys(ours, shape))
     source = override(source, Shape({"services": services}), environ)
     return ServicesConfig(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from sage_llm_ops.config import ServiceConfig
+from sage_llm_ops.types.errors import ConfigError
+from sage_llm_ops.types.pd import PDSeparationConfig
 from sage_llm_ops.types.pipelines import OperatorSpec, PipelineSpec
+
+POLICY = "adaptive"
+ROUTING = "load_balanced"
+"""A manager's, where nobody says; `pipelines/serving.toml` says the plainest of all."""
 
 
 def serving(
@@ -38,6 +45,33 @@ def serving(
         ),
         **settings,
     )
+
+
+def serving_of(service: ServiceConfig) -> PipelineSpec:
+    """The graph that a manager of this service runs, to have its settings checked."""
+    split = PDSeparationConfig(enabled=service.enable_pd_separation is not False)
+    return serving(
+        scheduling_policy=service.scheduling_policy or POLICY,
+        routing_strategy=service.routing_strategy or ROUTING,
+        scheduling_options=service.scheduling_options,
+        routing_options=service.routing_options,
+        admission=service.admission,
+        **split_settings(split, service.pd_options),
+    )
+
+
+def split_settings(split: PDSeparationConfig, options: dict[str, Any] | None) -> dict[str, Any]:
+    """Policy and options of `pd_split`; what `options` says goes before the switch's threshold."""
+    if options and not split.enabled:
+        raise ConfigError(
+            f"{', '.join(sorted(options))} would change nothing while prefill and decode stay "
+            "together; leave pd_options out or set enable_pd_separation",
+            key="pd_options",
+        )
+    return {
+        "pd_policy": split.routing_policy if split.enabled else "never",
+        "pd_options": {"threshold": split.prefilling_threshold_input_tokens, **(options or {})},
+    }
 
 
 def _choice(key: str, name: str, options: dict[str, Any] | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sage_llm_ops.config import ServiceConfig, load_services
 from sage_llm_ops.config.services import SETTINGS
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.coordinator import ExecutionCoordinator
-from sage_llm_ops.core.defaults import serving
+from sage_llm_ops.core.defaults import POLICY, ROUTING, serving, split_settings
 from sage_llm_ops.core.discovery import Reload
 from sage_llm_ops.core.dry_run import (
     PDRoutingStrategy,
@@ -52,8 +52,8 @@ class ControlPlaneManager:
 
     def __init__(
         self,
-        scheduling_policy: str = "adaptive",
-        routing_strategy: str = "load_balanced",
+        scheduling_policy: str = POLICY,
+        routing_strategy: str = ROUTING,
         enable_pd_separation: bool = True,
         enable_monitoring: bool = True,
         enable_auto_scaling: bool = False,
@@ -79,11 +79,7 @@ class ControlPlaneManager:
             scheduling_options=scheduling_options,
             routing_options=routing_options,
             admission=admission,
-            pd_policy=split.routing_policy if split.enabled else "never",
-            pd_options={
-                "threshold": split.prefilling_threshold_input_tokens,
-                **(pd_options or {}),
-            },
+            **split_settings(split, pd_options),
             monitoring=enable_monitoring,
             max_in_flight=max_in_flight,
             ledger=None if ledger is None else str(ledger),
@@ -94,7 +90,7 @@ class ControlPlaneManager:
         self.enable_pd_separation = enable_pd_separation
         around = Around(self.control)
         self.pd_router = PDRoutingStrategy(split, around=around) if split.enabled else None
-        self.router = RequestRouter(self.routing_strategy or "load_balanced", around=around)
+        self.router = RequestRouter(self.routing_strategy or ROUTING, around=around)
         self.executor = ExecutionCoordinator(self)
         _stop_at_exit(self.control)
 
@@ -118,7 +114,13 @@ class ControlPlaneManager:
         """A manager as one service's table describes it; `options` win. `watch` as above."""
         said = {name: getattr(found, name) for name in SETTINGS}
         given = {name: value for name, value in said.items() if value is not None}
-        manager = cls(**{**given, **options})
+        try:
+            manager = cls(**{**given, **options})
+        except ConfigError as error:
+            if found.file is None or error.file is not None:
+                raise
+            key = ".".join(filter(None, ("services", found.name, error.key)))
+            raise error.at(file=found.file, line=found.line, key=key) from None
         for instance in found.instances:
             manager.register_instance(copy.deepcopy(instance))
         if found.file is not None or watch:

@@ -132,6 +132,11 @@ class RequestMetadata:
     prompt: str = ""
     model_name: str | None = None
     cost_budget: float | None = None
+    """What it may cost at most, in the currency of the instances' `price_per_hour`. Its turn come, it
+    goes only where its prefill on the whole worker and its decode on one of its slots are expected
+    to cost no more, under every policy; an instance without a price costs nothing. Where only dearer
+    ones have room it ends `over_budget` at once: waiting would hold up those behind it. Each attempt
+    is held to the budget on its own, for what is left to do."""
     parallelism_hint: ParallelismType | None = None
     timeout_ms: float | None = None
     prompt_token_ids: list[int] | None = None
@@ -174,7 +179,7 @@ class Request(msgspec.Struct, gc=False):
     untokenised: str | list[dict[str, Any]] | None = None
     """The prompt as text, or the messages, where nobody here can make token ids of it."""
     cost_budget: float | None = None
-    """What it may cost at most, in the currency of the instances' `price_per_hour`."""
+    """See `RequestMetadata`."""
 
     @property
     def max_tokens(self) -> int:

@@ -90,6 +90,35 @@ def test_config_check_of_a_server(
     assert words in captured.out + captured.err
 
 
+@pytest.mark.parametrize(
+    ("table", "code", "words"),
+    [
+        ("scheduling_options]\nlate_every = 8", 0, r"scheduling_options +\{ late_every = 8 \}"),
+        (
+            "scheduling_options]\nlate_evry = 8",
+            2,
+            "services.x.late_evry.*did you mean 'late_every'",
+        ),
+        ("scheduling_options]\nlate_every = 1", 2, "late_every=1 must be at least 2"),
+        ("routing_options]\nfactor = 0.5", 2, "factor=0.5"),
+        ("pd_options]\nthreshold = -1", 2, "threshold=-1 must be 0 or more"),
+        ("admission]\ntenant_rat = 1.0", 2, "did you mean 'tenant_rate'"),
+    ],
+)
+def test_config_check_of_a_services_policies(
+    table: str, code: int, words: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "services.toml"
+    file.write_text(
+        '[services.x]\ntype = "ControlPlaneVLLMService"\nscheduling_policy = "slo_aware"\n'
+        f'routing_strategy = "bounded_hash"\n[services.x.{table}\n'
+        '[[services.x.instances]]\ninstance_id = "w0"\nengine = "sim"\nmodel_name = "m"\n'
+    )
+    assert run("config", "check", str(file)) == code
+    captured = capsys.readouterr()
+    assert re.search(words, (captured.out + captured.err).replace("\n", " "))
+
+
 def test_config_check_of_the_documents_own_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("config", "check", str(SAMPLE)) == 0
     assert "llm-prefill-1" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,3 +71,34 @@ def test_a_split_shows_in_who_worked() -> None:
     assert report.table["w2"]["completed"] > 10
     whole = run("fifo", "load_balanced", "never", 2)
     assert whole.digest != report.digest
+
+
+def budgeted(budgets: list[float | None]) -> dict[str, tuple[str, Any]]:
+    """Requests that arrive together at a cheap worker of two places and a dear one."""
+    fleet = tuple(
+        ExecutionInstance(name, price_per_hour=price)
+        for name, price in (("cheap", 1), ("dear", 100))
+    )
+    small = SimOptions(max_num_seqs=2, visible_tokens=False)
+    arrivals = []
+    for index, row in enumerate(generate_trace(len(budgets), seed=1, mean_prompt=500)):
+        request = to_request(row, index, "sim")
+        request.cost_budget = budgets[index]
+        arrivals.append((0.0, request))
+    ends: dict[str, tuple[str, Any]] = {}
+    simulate(
+        serving(instances=fleet),
+        arrivals,
+        options=small,
+        on_end=lambda end: ends.update({end.job.request.id: (end.code, end.job.worker)}),
+    )
+    return ends
+
+
+def test_a_cost_budget_holds_whatever_the_order() -> None:
+    """Cheap places while there are any; then it ends at once, and holds up nobody."""
+    ends = list(budgeted([0.001] * 6).values())
+    assert {worker for code, worker in ends if not code} == {"cheap"}
+    assert {code for code, _ in ends} == {"", "over_budget"}
+    mixed = list(budgeted([0.0, None, 0.0, None]).values())
+    assert sorted(code for code, _ in mixed) == ["", "", "over_budget", "over_budget"]

@@ -240,7 +240,7 @@ class LiveHands:
                 slots=slots,
                 max_model_len=can.max_model_len,
                 tasks=can.tasks,
-                models=(*instance.aliases, *can.adapters),
+                models=(*instance.aliases, *can.adapters, *can.models),
                 kinds=can.node_kinds,
                 fetches=can.kv_transfer,
                 engine=hello.engine,

@@ -257,7 +257,7 @@ class SimSource(TimerHeap):
             slots=default_slots(can),
             max_model_len=can.max_model_len,
             tasks=can.tasks,
-            models=worker.models,
+            models=(*worker.models, *can.models),
             kinds=can.node_kinds,
             fetches=can.kv_transfer,
             engine="sim",

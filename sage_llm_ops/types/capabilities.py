@@ -28,6 +28,8 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     external_order: bool = False
     adapters: tuple[str, ...] = ()
     """LoRA adapters it has, by the names under which they are asked for like models."""
+    models: tuple[str, ...] = ()
+    """Models that it serves beside its own, switching between them; empty: it cannot."""
     step_ms: tuple[float, ...] | None = None
     """What it says of its own speed, as coefficients of `cost_model/step.py`; None: nothing."""
     max_model_len: int = 0

@@ -134,8 +134,10 @@ class ExecutionInstance:
 
     @property
     def other_names(self) -> tuple[str, ...]:
-        """What it serves beside `model_name`: aliases, and the adapters in its options."""
-        return (*self.aliases, *self.options.get("lora_modules", ()))
+        """What it serves beside `model_name`: aliases, and what its options name: adapters, and models
+        that share the engine."""
+        beside = (*self.options.get("lora_modules", ()), *self.options.get("models", ()))
+        return (*self.aliases, *(name for name in beside if name != self.model_name))
 
     @property
     def ranks(self) -> int:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
+from sage_llm_ops.engines.sim.cache import Key
 from sage_llm_ops.engines.sim.options import SimOptions
 from sage_llm_ops.engines.sim.sequence import SimSequence
 from sage_llm_ops.engines.sim.tokens import TOKEN_BYTES, TokenStream, block_keys
@@ -34,6 +39,7 @@ def capabilities(options: SimOptions) -> Capabilities:
         sampling=SAMPLING,
         prefix_cache=options.prefix_cache,
         adapters=tuple(options.lora_modules),
+        models=tuple(options.models),
         node_kinds=KINDS if options.splits else KINDS[:1],
         step_ms=options.step_ms,
         max_model_len=options.max_tokens,
@@ -57,6 +63,10 @@ def to_sequence(node: PlanNode, options: SimOptions) -> SimSequence:
             f"adapter {node.lora!r}: this engine has {', '.join(options.lora_modules) or 'none'}; "
             "name it in its lora_modules"
         )
+    if options.models and node.model not in options.models:
+        raise CapabilityError(
+            f"model {node.model!r}: this engine has {', '.join(options.models)}; name it in its models"
+        )
     if node.tokens and len(node.tokens) != TOKEN_BYTES * node.n_tokens:
         raise InvalidRequest(
             f"{len(node.tokens)} bytes of tokens are not n_tokens={node.n_tokens} int32 numbers"
@@ -68,7 +78,7 @@ def to_sequence(node: PlanNode, options: SimOptions) -> SimSequence:
             f"do (max_model_len={options.max_model_len}, kv_blocks={options.kv_blocks} of "
             f"block_size={options.block_size}); shorten it or raise these options"
         )
-    keys = block_keys(node, options.block_size) if options.prefix_cache else ()
+    keys = _keys(node, options) if options.prefix_cache else ()
     if node.kind == "decode":
         keys = ()  # its KV came from elsewhere, under no key of ours
     if node.task == "embed":
@@ -76,6 +86,13 @@ def to_sequence(node: PlanNode, options: SimOptions) -> SimSequence:
     sequence = SimSequence(node, keys, min(node.sampling.max_tokens, room), "length")
     _find_stop(sequence, options)
     return sequence
+
+
+def _keys(node: PlanNode, options: SimOptions) -> Sequence[Key]:
+    """What one model computed is of no use to another."""
+    if options.models:
+        node = msgspec.structs.replace(node, lora=f"{node.model}/{node.lora}")
+    return block_keys(node, options.block_size)
 
 
 def _find_stop(sequence: SimSequence, options: SimOptions) -> None:

@@ -20,6 +20,7 @@ from sage_llm_ops.engines.sim.cache import BlockPool
 from sage_llm_ops.engines.sim.options import SimOptions
 from sage_llm_ops.engines.sim.scheduler import Scheduler
 from sage_llm_ops.engines.sim.sequence import SimSequence, State
+from sage_llm_ops.engines.sim.shared import SharedScheduler
 from sage_llm_ops.engines.sim.timing import PolynomialTiming, to_seconds, to_ticks
 from sage_llm_ops.engines.sim.tokens import TokenStream, embedding
 from sage_llm_ops.types.capabilities import Capabilities
@@ -45,7 +46,8 @@ class SimCore:
         self._now = max(self._now, now)
         self._tick = to_ticks(self._now)
         self.pool = BlockPool(self.options.kv_blocks)
-        self.scheduler = Scheduler(self.options, self.pool)
+        kind = SharedScheduler if self.options.models else Scheduler
+        self.scheduler: Scheduler | SharedScheduler = kind(self.options, self.pool)
         self._nodes: dict[NodeId, SimSequence] = {}
         self._cancelled: list[SimSequence] = []
         self._out: list[tuple[float, EngineEvent]] = []
@@ -68,9 +70,10 @@ class SimCore:
     @property
     def stats(self) -> Stats:
         """How loaded it is, as of the last call with a time."""
+        running, waiting = self.scheduler.running_and_waiting()
         return Stats(
-            running=len(self.scheduler.running),
-            waiting=len(self.scheduler.waiting),
+            running=len(running),
+            waiting=len(waiting),
             kv_usage=self.pool.active / self.pool.total,
             steps=self.scheduler.steps,
         )
@@ -90,7 +93,7 @@ class SimCore:
             self._run_at_once(sequence)
             return
         self._nodes[node.id] = sequence
-        self.scheduler.waiting.append(sequence)
+        self.scheduler.add(sequence)
         if not self._jump:
             self._plan(self._tick)
         elif self._start == self._tick:
@@ -135,7 +138,9 @@ class SimCore:
     def check_integrity(self) -> None:
         """Raises `IntegrityError` where the parts disagree with each other."""
         self.scheduler.check_integrity()
-        held = [*self.scheduler.running.values(), *self.scheduler.waiting]
+        running, waiting = self.scheduler.running_and_waiting()
+        self.pool.check_integrity((s.held, s.private) for s in running)
+        held = [*running, *waiting]
         if {s.node.id for s in held} != set(self._nodes):
             raise IntegrityError("sim core: the nodes are not those that run or wait")
         if bool(held) != bool(self._jump):
@@ -183,17 +188,22 @@ class SimCore:
     def _plan(self, tick: int) -> None:
         if self.scheduler.plan():
             self._launch(tick)
-        else:
-            self._jump = 0
+            return
+        self._jump = 0
+        if self.scheduler.running_and_waiting()[1]:
+            raise IntegrityError("sim core: nothing runs and whoever waits does not fit")
 
     def _launch(self, tick: int) -> None:
         scheduler, pool = self.scheduler, self.pool
+        turn = scheduler.turn
         assert self._timing is not None
         self._start = tick
         self._length = self._timing.step(
-            scheduler.prefill_tokens, scheduler.decoding > 0, pool.active / pool.total
+            turn.prefill_tokens, turn.decoding > 0, pool.active / pool.total
         )
-        self._jump = 1 if self._visible else scheduler.quiet()
+        if scheduler.switched:
+            self._length += self._timing.switch
+        self._jump = 1 if self._visible or scheduler.switched else scheduler.quiet()
 
     def _complete(self, end: int) -> None:
         """The jump in flight is over: report what it made."""
@@ -202,10 +212,11 @@ class SimCore:
             for sequence in self._cancelled:
                 self._end(sequence, "cancelled", now)
             self._cancelled.clear()
-        if self._visible and scheduler.decoding:
-            for sequence in scheduler.running.values():
+        turn = scheduler.turn
+        if self._visible and turn.decoding:
+            for sequence in turn.running.values():
                 if sequence.state is State.DECODE:
-                    self._emit(sequence, sequence.made + scheduler.steps - sequence.base, 1, now)
+                    self._emit(sequence, sequence.made + turn.steps - sequence.base, 1, now)
         ended, complete = scheduler.finish(self._jump)
         for sequence in ended:
             self._end(sequence, sequence.reason, now)

@@ -42,6 +42,15 @@ class SimOptions:
     splits: bool = True
     """Whether it executes prefill and decode nodes apart."""
     embedding_dim: int = 16
+    models: dict[str, float] = field(default_factory=dict)
+    """Models that share it, each with the weight of its turns (see `shared.py`); empty: one model,
+    whatever it is called."""
+    group_size: int = 8
+    """Prompts of a model computed in one turn, while others wait for theirs."""
+    round_steps: int = 16
+    """Decode steps of a turn of weight 1."""
+    switch_ms: float = 500.0
+    """To load another model: 16 GB from the host's memory over PCIe 4 take about so long."""
     tokenizer_hash: str = ""
     lora_modules: dict[str, str] = field(default_factory=dict)
     """Adapters by name; each says something else. The paths are not looked at."""
@@ -59,6 +68,8 @@ class SimOptions:
             "kv_blocks",
             "block_size",
             "embedding_dim",
+            "group_size",
+            "round_steps",
         ):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require(
@@ -66,6 +77,13 @@ class SimOptions:
         )
         self._require("vocab_size", self.vocab_size >= 2, "at least 2")
         self._require("speed", self.speed > 0.0, "above 0")
+        self._require("switch_ms", self.switch_ms >= 0.0, "0 or more")
+        for model, weight in self.models.items():
+            if not weight > 0.0:
+                raise ConfigError(
+                    f"models.{model}={weight!r} of engine 'sim': a turn's weight must be above 0",
+                    key="models",
+                )
         self._require("decode_floor_ms", self.decode_floor_ms >= 0.0, "0 or more")
         # So that every decode gets its token in every step (vLLM asks the same).
         self._require(

@@ -13,6 +13,7 @@ makes a jump over many steps, and its cost, independent of how many sequences ru
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from heapq import heappop, heappush
 from typing import final
@@ -47,6 +48,23 @@ class Scheduler:
         self._turns: list[tuple[int, int, SimSequence]] = []
         self._orders = 0
         self._blocked: tuple[SimSequence, int] | None = None
+        self.places = sys.maxsize
+        """How many may still come in; a limit only where models take turns (`shared.py`)."""
+        self.switched = False
+        """Never: there is one model."""
+
+    @property
+    def turn(self) -> Scheduler:
+        """Whose step it is."""
+        return self
+
+    def add(self, sequence: SimSequence) -> None:
+        """It waits to be let in."""
+        self.waiting.append(sequence)
+
+    def running_and_waiting(self) -> tuple[list[SimSequence], list[SimSequence]]:
+        """Whoever is inside."""
+        return list(self.running.values()), list(self.waiting)
 
     def plan(self) -> bool:
         """Compose the next step; False where there is nothing to do."""
@@ -58,11 +76,7 @@ class Scheduler:
         for sequence in self.prefilling:
             self._next_chunk(sequence)
         self.admit()
-        if self.running:
-            return True
-        if self.waiting:
-            raise IntegrityError("sim scheduler: nothing runs and the first in line does not fit")
-        return False
+        return bool(self.running)
 
     def _grow(self) -> None:
         """One more block for each decode whose last one is full."""
@@ -117,19 +131,22 @@ class Scheduler:
             and self._budget > 0
             and not self._preempted
             and len(self.running) < self._max_seqs
+            and self.places
         ):
             sequence = waiting[0]
-            if self._is_blocked(sequence):
+            if self.is_blocked():
                 return
             if not self._try_admit(sequence):
                 self._blocked = (sequence, self.pool.version)
                 return
             waiting.popleft()
+            self.places -= 1
 
-    def _is_blocked(self, sequence: SimSequence) -> bool:
-        """Whether it did not fit, and nothing has happened since that could have made room."""
-        blocked = self._blocked
-        return blocked is not None and blocked[0] is sequence and blocked[1] == self.pool.version
+    def is_blocked(self) -> bool:
+        """Whether the first in line did not fit, and nothing has happened since that could have
+        made room."""
+        blocked, first = self._blocked, self.waiting[0]
+        return blocked is not None and blocked[0] is first and blocked[1] == self.pool.version
 
     def _try_admit(self, sequence: SimSequence) -> bool:
         total, size = sequence.prompt + sequence.made, self._block_size
@@ -174,7 +191,8 @@ class Scheduler:
         if (
             self.waiting
             and len(self.running) < self._max_seqs
-            and not self._is_blocked(self.waiting[0])
+            and self.places
+            and not self.is_blocked()
         ):
             return 1
         turns = self._turns
@@ -247,7 +265,6 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises `IntegrityError` where counts and lists disagree."""
         running = list(self.running.values())
-        self.pool.check_integrity((s.held, s.private) for s in running)
         decoding = [s for s in running if s.state is State.DECODE]
         prefilling = [s for s in running if s.state is State.PREFILL]
         turning = {(s.order) for _, order, s in self._turns if s.order == order}

@@ -33,13 +33,15 @@ def to_seconds(ticks: int) -> float:
 class PolynomialTiming:
     """Step time as two polynomials; see the head of this file."""
 
-    __slots__ = ("_decode", "_floor", "_prefill", "_ticks_per_ms")
+    __slots__ = ("_decode", "_floor", "_prefill", "_ticks_per_ms", "switch")
 
     def __init__(self, options: SimOptions) -> None:
         self._prefill = options.prefill_ms
         self._decode = options.decode_ms
         self._floor = options.decode_floor_ms
         self._ticks_per_ms = TICKS_PER_S / 1000.0 / options.speed
+        self.switch = round(options.switch_ms * self._ticks_per_ms)
+        """Ticks to load another model."""
 
     def step(self, prefill_tokens: int, decoding: bool, kv_usage: float) -> int:
         """Ticks of one step; at least one, so that time always moves."""

@@ -26,10 +26,12 @@ class AegaeonOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Aegaeon(Strategy):
     """Fewest model switches: prefills of one model in groups (Aegaeon, SOSP'25).
 
-    A worker that holds several models pays for every switch, so requests of the model served last go
+    For workers that several models share (`models` of a simulated engine; an engine that cannot has
+    no such capability, and its requests for other models are refused by name). Such a worker pays for
+    every switch, so requests of the model served last go
     on until `group_size` were placed or none is left; then the model whose oldest request has waited
     longest begins a group. A request waits at most (models - 1) * group_size placements beyond those
-    of its own model before it. Decode rounds are the worker's (`engines/sim/shared.py`).
+    of its own model before it. Decode rounds, weighted, are the worker's (`engines/sim/shared.py`).
     """
 
     name: ClassVar[str] = "aegaeon"

@@ -88,10 +88,10 @@ def trace(size: int) -> tuple[str, list[TraceRequest]]:
     return "synthetic trace", list(generate_trace(size, seed=1))
 
 
-def azure(size: int) -> list[TraceRequest]:
+def azure(size: int) -> tuple[str, list[TraceRequest]]:
     """Azure's conversation trace where the data is at hand, else one of its lengths."""
     data = Path(os.environ.get("SAGE_LLM_OPS_DATA") or ROOT.parent / "shared" / "data")
     path = data / AZURE
     if path.is_file():
-        return list(read_trace(path, size))
-    return list(generate_trace(size, seed=2, mean_prompt=1024, mean_output=210))
+        return "Azure conversation trace", list(read_trace(path, size))
+    return "synthetic trace", list(generate_trace(size, seed=2, mean_prompt=1024, mean_output=210))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import peer_dynamo
+from benchmarks.beginnings import BLOCK, BLOCKS, holders, prompts
 from benchmarks.metric import Metric, percentile
 from sage_llm_ops.fleet import Fleet
 from sage_llm_ops.operators import Plane
@@ -24,18 +25,18 @@ from sage_llm_ops.types.requests import Request, SamplingParams
 
 WORKLOAD = """\
 One thread. A decision: push into `fifo`, offer, the operator Route with `predicted_latency` on equal
-workers of known speed, given the prefix hits of a prompt of 135 blocks of 64 tokens (a random one of
-the workers holds up to all of it, two more hold a part), reserve, write to the ledger (digest, memory
+workers of known speed, given the prefix hits of a prompt of 135 blocks of 64 tokens (it begins with
+up to 100 blocks of one of 64 beginnings; one worker holds all of that beginning, two hold a part),
+reserve, write to the ledger (digest, memory
 and a file of JSON lines), placed; and release of the node placed 64 decisions before.
 decisions_per_s, decision_p50_us: 8 workers. cost_ratio_1024_vs_8: median time of a decision on 1,024
 workers / on 8, interleaved. queue_op_us: push, offer and placed, over three, with 100,000 pending
 in `slo_aware`. vs_dynamo_ratio: our rate / that of Dynamo's `SelectionService`
-(`select_and_reserve` and free, ai-dynamo-runtime, extra `bench`) in the same run, on prompts of as many
-blocks; left out where it is not installed. Not the same work: we are given the prefix hits, Dynamo
-looks its prompts up in an index of its own, which is empty here, and its calls are awaited one by one
-from Python; it writes no ledger."""
+(`select_and_reserve` and free, ai-dynamo-runtime, extra `bench`) in the same run on the same prompts,
+its workers holding the same beginnings (published as KV events, and checked); left out where it is not
+installed. Not the same work: we are given the prefix hits, Dynamo looks its prompts up in an index of
+its own, and its calls are awaited one by one from Python; it writes no ledger."""
 
-BLOCKS, BLOCK = 135, 64
 HELD = 64
 SPEED = (16.5, 0.0152, 0.0, 4.2e-7, 10.0, 0.0, 2.7e-5)
 NEEDS: Needs = ("m", "generate", "")
@@ -57,7 +58,7 @@ def measure(repeats: int, size: int, wide: int) -> dict[str, Metric]:
         rates.append(size / sum(small))
         halves.append(percentile(small, 0.5))
         ratios.append(percentile(large, 0.5) / percentile(small, 0.5))
-        peer = peer_dynamo.rate(prompts(size, turn), workers=8, block=BLOCK)
+        peer = peer_dynamo.rate(prompts(size, turn), holders(8, turn), workers=8)
         if peer is not None:
             peers.append(rates[-1] / peer)
     found = {
@@ -71,22 +72,14 @@ def measure(repeats: int, size: int, wide: int) -> dict[str, Metric]:
     return found
 
 
-def prompts(n: int, seed: int) -> list[list[int]]:
-    """Block ids: one of 64 shared beginnings and some of its own, 135 in all."""
-    rng = random.Random(seed)
-    shared = [[rng.getrandbits(62) for _ in range(100)] for _ in range(64)]
-    return [
-        (head := shared[rng.randrange(64)][: rng.randrange(101)])
-        + [rng.getrandbits(62) for _ in range(BLOCKS - len(head))]
-        for _ in range(n)
-    ]
-
-
 def decisions(workers: int, n: int, seed: int) -> list[float]:
     """Seconds of each decision."""
-    rng = random.Random(seed)
     strategy = STRATEGIES["fifo"]()
-    asked = [_asked(rng, number, workers) for number in range(n)]
+    held = holders(workers, seed)
+    asked = [
+        (_job(number, None), {WorkerId(f"w{w}"): BLOCK * n for w, n in prompt.hits(held).items()})
+        for number, prompt in enumerate(prompts(n, seed))
+    ]
     took = []
     with tempfile.TemporaryDirectory(prefix="sage-llm-ops-bench-") as directory:
         ledger = Ledger(Path(directory) / "ledger.jsonl")
@@ -132,15 +125,8 @@ def _populate(fleet: Fleet, workers: int) -> None:
     for number in range(workers):
         worker = WorkerId(f"w{number}")
         fleet.join(worker, "m")
-        fleet.up(worker, "m", 256, 1 << 17, ("generate",))
+        fleet.up(worker, ("m",), 256, 1 << 17, ("generate",))
         fleet.traits.speed(number, np.array(SPEED))
-
-
-def _asked(rng: random.Random, number: int, workers: int) -> tuple[Job, dict[WorkerId, int]]:
-    holders = rng.sample(range(workers), 3)
-    parts = sorted((rng.randrange(BLOCKS + 1) for _ in holders), reverse=True)
-    hits = {WorkerId(f"w{w}"): BLOCK * part for w, part in zip(holders, parts, strict=True)}
-    return _job(number, None), hits
 
 
 def _job(number: int, slo_ms: float | None) -> Job:

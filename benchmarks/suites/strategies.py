@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from benchmarks.metric import Metric, percentile
 from benchmarks.workloads import azure, trace
@@ -39,6 +40,7 @@ class Scene:
     """A workload with the fleet it runs on."""
 
     name: str
+    source: str
     requests: list[TraceRequest]
     options: SimOptions
 
@@ -88,9 +90,15 @@ def scenes(size: int) -> list[Scene]:
     """The two workloads."""
     small = {"max_num_seqs": 32, "visible_tokens": False}
     return [
-        Scene("azure", azure(size), SimOptions(**small)),
-        Scene("mooncake", trace(size)[1], SimOptions(block_size=512, kv_blocks=2048, **small)),
+        Scene("azure", *azure(size), SimOptions(**small)),
+        Scene("mooncake", *trace(size), SimOptions(block_size=512, kv_blocks=2048, **small)),
     ]
+
+
+def part(scene: Scene, first: float, last: float) -> Scene:
+    """From one share of its requests to another."""
+    n = len(scene.requests)
+    return replace(scene, requests=scene.requests[round(first * n) : round(last * n)])
 
 
 def capacity_of(scene: Scene) -> float:
@@ -106,19 +114,22 @@ def capacity_of(scene: Scene) -> float:
     return (last - first) / (ends[last] - ends[first])
 
 
-def one(scene: Scene, rate: float, policy: str) -> Result:
+def one(scene: Scene, rate: float, policy: str, options: Mapping[str, Any] | None = None) -> Result:
     """One simulation at so many requests a second."""
-    span = scene.requests[-1].at - scene.requests[0].at
-    stretch = (len(scene.requests) - 1) / span / rate
-    arrivals = [(r.at * stretch, asked(r, i, scene)) for i, r in enumerate(scene.requests)]
-    kinds = (
-        {"scheduling_policy": policy}
+    first = scene.requests[0].at
+    stretch = (len(scene.requests) - 1) / (scene.requests[-1].at - first) / rate
+    arrivals = [
+        ((r.at - first) * stretch, asked(r, i, scene)) for i, r in enumerate(scene.requests)
+    ]
+    given = dict(options or {})
+    spec = (
+        serving(scheduling_policy=policy, scheduling_options=given)
         if policy in STRATEGIES
-        else {"routing_strategy": policy}
-    )  # fmt: skip
+        else serving(routing_strategy=policy, routing_options=given)
+    )
     ends: list[Outcome] = []
     simulate(
-        serving(**kinds), arrivals, instances=INSTANCES, options=scene.options, on_end=ends.append,
+        spec, arrivals, instances=INSTANCES, options=scene.options, on_end=ends.append,
         knows_prefixes=True,
     )  # fmt: skip
     return _judge(ends, arrivals[-1][0])

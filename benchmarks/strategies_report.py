@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     for name, metric in metrics.items():
         if "/" not in name:
-            text.append(f"* `{name}`: {metric.value:.3f}\n")
+            text.append(f"* `{name}`: {metric.value:.4f}\n")
     (DOCS / "img").mkdir(exist_ok=True)
     for (scene, load), policies in rows.items():
         image = f"img/strategies-{scene}-{load}.svg"

@@ -28,7 +28,9 @@ slo: share of requests that met their objective; goodput: those a second of arri
 to place, ms; fairness: tokens of a tenant's requests that had ended when the last one arrived, over
 its max-min fair part of all such tokens; the least of the tenants (1: nobody got less than that).
 Names are workload/load/policy/number; relations at the end: goodput at 1.3 over that of fifo, the
-worst of all orders, and the worst slo of predicted_latency less that of round_robin."""
+worst of all orders; the worst slo of predicted_latency less that of round_robin; and the noise that
+these are to be read by: how far the slo of round_robin itself moves when the first one, two or three
+requests are left out, the most of all cells."""
 
 INSTANCES = 4
 LOADS = (0.7, 0.95, 1.3)
@@ -62,7 +64,7 @@ def run(preset: str) -> dict[str, Metric]:
 def measure(size: int, loads: Sequence[float] = LOADS) -> dict[str, Metric]:
     """All metrics over the first `size` requests of each workload."""
     found: dict[str, Metric] = {}
-    worst_goodput, worst_slo = float("inf"), float("inf")
+    worst_goodput, worst_slo, noise = float("inf"), float("inf"), 0.0
     for scene in scenes(size):
         capacity = capacity_of(scene)
         for load in loads:
@@ -75,10 +77,19 @@ def measure(size: int, loads: Sequence[float] = LOADS) -> dict[str, Metric]:
                 worst_goodput = min(worst_goodput, *orders)
             better = results["predicted_latency"].slo - results["round_robin"].slo
             worst_slo = min(worst_slo, better)
+            noise = max(noise, _noise(scene, capacity * load))
     if worst_goodput < float("inf"):
         found["worst_goodput_vs_fifo"] = Metric.of([worst_goodput], "ratio")
     found["worst_slo_predicted_vs_round_robin"] = Metric.of([worst_slo], "share")
+    found["slo_noise_round_robin"] = Metric.of([noise], "share")
     return found
+
+
+def _noise(scene: Scene, rate: float) -> float:
+    """The same routing on all but the same requests."""
+    alike = [replace(scene, requests=scene.requests[skip:]) for skip in range(4)]
+    shares = [one(shorter, rate, "round_robin").slo for shorter in alike]
+    return max(shares) - min(shares)
 
 
 def policies() -> list[str]:

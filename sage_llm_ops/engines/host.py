@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from sage_llm_ops.comm_backend import here
 from sage_llm_ops.engines import lifeline, sweeper, wire
 from sage_llm_ops.engines.base import BaseEngine
 from sage_llm_ops.engines.registry import make_engine
@@ -284,6 +285,7 @@ def _hello(spec: HostSpec, engine: BaseEngine) -> Hello:
         tokenizer_hash=engine.tokenizer_hash,
         pid=os.getpid(),
         capabilities=engine.capabilities,
+        place=here(),
     )
 
 

@@ -73,6 +73,11 @@ class Traits:
         self.mix[row] = int.from_bytes(digest, "little")
         self.pools = bool(self.role.any())
 
+    def stands(self, row: int, place: str) -> None:
+        """Where it found itself to be, where its configuration does not say."""
+        if place and not self.place[row]:
+            self.place[row] = tuple(part for part in place.split("/") if part)
+
     def speed(self, row: int, coefficients: npt.NDArray[np.float64]) -> None:
         """How long its steps take."""
         self.ms[:, row] = coefficients

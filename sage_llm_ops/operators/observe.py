@@ -212,6 +212,7 @@ class Observe(Operator):
         traits = plane.fleet.traits
         traits.splits[row] = {"prefill", "decode"} <= set(event.kinds)
         traits.fetches[row] = event.fetches
+        traits.stands(row, event.place)
         kind = plane.classes[row]._replace(model=event.model, engine=event.engine)
         plane.classes[row] = kind
         given = None if event.step_ms is None else np.array(event.step_ms)

@@ -245,6 +245,7 @@ class LiveHands:
                 fetches=can.kv_transfer,
                 engine=hello.engine,
                 step_ms=can.step_ms,
+                place=hello.place,
             )
         )
         self._tell("up", worker, "")

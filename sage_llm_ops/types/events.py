@@ -92,6 +92,8 @@ class WorkerUp(Event):
     engine: str = ""
     step_ms: tuple[float, ...] | None = None
     """What it says of its own speed, as coefficients of `cost_model/step.py`; None: nothing."""
+    place: str = ""
+    """Where it says it stands; what the configuration says goes before it."""
 
 
 class WorkerDown(Event):

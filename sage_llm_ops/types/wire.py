@@ -26,6 +26,8 @@ class Hello(msgspec.Struct, tag=True, frozen=True):
     tokenizer_hash: str
     pid: int
     capabilities: Capabilities
+    place: str = ""
+    """Where it stands, from the outside in, as far as its machine tells; empty: it does not know."""
 
 
 class Accepted(msgspec.Struct, tag=True, gc=False):

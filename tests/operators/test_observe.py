@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sage_llm_ops.testing.harness import Harness
-from sage_llm_ops.types.events import Load
+from sage_llm_ops.types.events import Load, WorkerJoin, WorkerUp
 from sage_llm_ops.types.ids import WorkerId
 
 
@@ -49,3 +49,15 @@ def test_a_late_answer_is_dropped(graph: Harness) -> None:
     graph.acknowledge(node)
     assert graph.codes("a") == ["cancelled"]
     graph.check_empty()
+
+
+def test_where_a_worker_stands_is_what_it_says_unless_the_configuration_does(
+    graph: Harness,
+) -> None:
+    for name, place in (("told", ""), ("set", "rack1/h7")):
+        worker = WorkerId(name)
+        graph.step(WorkerJoin(worker=worker, model="m", place=place))
+        graph.step(WorkerUp(worker=worker, model="m", slots=1, max_model_len=99, place="h1/numa0"))
+    fleet = graph.plane.fleet
+    assert fleet.traits.place[fleet.rows[WorkerId("told")]] == ("h1", "numa0")
+    assert fleet.traits.place[fleet.rows[WorkerId("set")]] == ("rack1", "h7")

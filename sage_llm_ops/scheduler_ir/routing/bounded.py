@@ -134,7 +134,8 @@ class Locality(Bounded):
 
 class TopologyAware(Bounded):
     """Near the worker that holds its prefix, or near its tenant's home: same worker, same host, same
-    rack, anywhere. Places are the instances' `location`, written from the outside in."""
+    rack, anywhere. Places are the instances' `location`, written from the outside in, or what a
+    worker process finds in NVML and sysfs (`comm_backend/topology.py`)."""
 
     name: ClassVar[str] = "topology_aware"
     unit: ClassVar[str] = "levels away, plus share of slots in use"

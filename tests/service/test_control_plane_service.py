@@ -282,7 +282,7 @@ def test_instances_as_objects_are_copied() -> None:
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
-        ({"scheduling_polcy": "fifo"}, UnknownName, "did you mean 'scheduling_policy'?"),
+        ({"scheduling_polcy": "fifo"}, UnknownName, "did you mean 'scheduling_policy'"),
         ({"instances": [{"instance_id": "a", "prot": 1}]}, UnknownName, "did you mean 'port'"),
         ({"instances": [{"instance_id": "a", "port": "1"}]}, ConfigError, "`instances[0].port`"),
         ({"vllm_instances": []}, ConfigError, '`vllm_instances`: is not read: write {"instances"'),
@@ -349,7 +349,7 @@ def test_a_forgotten_service_does_not_keep_the_interpreter() -> None:
     code = (
         "from sage_llm_ops import ControlPlaneVLLMService as S\n"
         "s = S({'instances': [{'instance_id': 'w', 'engine': 'sim', 'placement': 'process',"
-        " 'options': {'speed': 1000.0}}]})\n"
+        " 'options': {'speed': 1000.0}}], 'enable_pd_separation': False})\n"
         "print(s.generate('Hello', max_tokens=2)['finish_reason'])\n"
     )
     done = subprocess.run(

@@ -1,0 +1,15 @@
+"""The longest reusable prefix anywhere in the fleet."""
+
+from sage_llm_ops.prefix_reuse.engine_hashes import EngineHashes
+from sage_llm_ops.prefix_reuse.hashing import PrefixKeys, block_keys
+from sage_llm_ops.prefix_reuse.index import PrefixMatch, PrefixReuseIndex
+from sage_llm_ops.prefix_reuse.matcher import PrefixMatcher
+
+__all__ = [
+    "EngineHashes",
+    "PrefixKeys",
+    "PrefixMatch",
+    "PrefixMatcher",
+    "PrefixReuseIndex",
+    "block_keys",
+]

@@ -1,0 +1,373 @@
+"""Which holder has how much of a prompt.
+
+    index = PrefixReuseIndex(block_size=16)
+    index.insert(tokens, "w0")
+    index.lookup(more_tokens).best()          # PrefixHit(matched_length=..., holder="w0", ...)
+
+One thread writes. Every call is one cut to other threads; whoever wants several answers from the same
+cut takes a `snapshot`. Memory is bounded by `max_blocks`: the least recently inserted blocks go, those
+that nothing follows first, so no block is ever left that cannot be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from sage_llm_ops.prefix_reuse.base import ANY, EXPECTED, PLANES, TIERS, Found, Reach, Tree
+from sage_llm_ops.prefix_reuse.compiled import CompiledTree, functions
+from sage_llm_ops.prefix_reuse.hashing import NO_SALT, Tokens, as_tokens, block_keys
+from sage_llm_ops.prefix_reuse.keys import digest, root_key
+from sage_llm_ops.prefix_reuse.tree import PythonTree
+from sage_llm_ops.types.errors import ConfigError, IntegrityError, UnknownName
+from sage_llm_ops.types.kv import Tier
+from sage_llm_ops.types.prefix import PrefixEntry, PrefixHit, Salt
+
+DEFAULT_MAX_BLOCKS = 1 << 20
+"""About 110 MB at 16 tokens a block, 180 MB at 32."""
+
+_SALTS = 4096
+"""Digests of salts that are kept; making one takes longer than a lookup."""
+
+REPORTED = ANY & ~(1 << EXPECTED)
+BY_TIER = tuple((1 << plane + 1) - 1 for plane in range(len(TIERS)))
+"""Masks: a tier and all that are faster."""
+
+
+class PrefixMatch:
+    """The answer to one lookup. Numbers are tokens, in whole blocks."""
+
+    __slots__ = ("_data", "_found", "_index", "_keyed", "_salt")
+
+    def __init__(
+        self, index: PrefixReuseIndex, found: Found, data: bytes, salt: Salt, keyed: bool
+    ) -> None:
+        self._index, self._found, self._data, self._salt, self._keyed = (
+            index,
+            found,
+            data,
+            salt,
+            keyed,
+        )
+
+    @property
+    def known(self) -> int:
+        """The longest prefix that is in the index at all: of one who has everything it knows."""
+        return self._found.known * self._index.unit
+
+    @property
+    def reach(self) -> Reach:
+        """Blocks that each holder has, by its number (`PrefixReuseIndex.numbers`)."""
+        return self._found.reach
+
+    def of(self, holder: str) -> int:
+        """Tokens that one holder has."""
+        number = self._index.numbers.get(holder)
+        if number is None or number >= len(self._found.reach):
+            return 0
+        return int(self._found.reach[number]) * self._index.unit
+
+    def holders(self) -> dict[str, int]:
+        """Tokens of every holder that has any."""
+        reach, names, unit = self._found.reach, self._index.names, self._index.unit
+        if reach.size <= 64:
+            return {
+                names[row]: blocks * unit for row, blocks in enumerate(reach.tolist()) if blocks
+            }
+        return {names[row]: int(reach[row]) * unit for row in np.flatnonzero(reach).tolist()}
+
+    def best(self) -> PrefixHit | None:
+        """The longest; among equals the holder that came first. None where nobody has any."""
+        if not self._found.reach.size or not self._found.reach.max():
+            return None
+        return self.hit(self._index.names[int(self._found.reach.argmax())])
+
+    def hit(self, holder: str) -> PrefixHit:
+        """What one holder has, in full. Asks the index again, so before its next change."""
+        index, keyed = self._index, self._keyed
+        width = 8 if keyed else index.width
+        total = len(self._data) // width * index.unit if keyed else len(self._data) // 4
+        blocks = self.of(holder) // index.unit
+        if not blocks:
+            return PrefixHit(0, 0.0, total, holder)
+        number = index.numbers[holder]
+        found = index.find(self._data, self._salt, (REPORTED, *BY_TIER), keyed, blocks)
+        reported, *by_tier = found.reach.reshape(1 + len(TIERS), -1)[:, number].tolist()
+        sure = max(0.0, 1.0 - blocks * 2.0**-index.hash_bits) if keyed else 1.0
+        return PrefixHit(
+            blocks * index.unit,
+            sure * reported / blocks,
+            total - blocks * index.unit,
+            holder,
+            {tier: n * index.unit for tier, n in zip(TIERS, by_tier, strict=True)},
+            index.entry(found.last, blocks),
+        )
+
+
+class PrefixReuseIndex:
+    """Blocks of one size. `block_size=0`: of keys, as traces have them, 8 bytes a block.
+
+    `remember`: blocks that nobody has any more stay until memory is short, so that `known` tells how
+    much an unbounded cache would have had. `hash_bits` below 64 is for tests that want collisions;
+    `compiled=False` asks for the tree in Python.
+    """
+
+    def __init__(
+        self,
+        block_size: int = 16,
+        *,
+        max_blocks: int = DEFAULT_MAX_BLOCKS,
+        remember: bool = False,
+        max_tokens: int | None = None,
+        hash_bits: int = 64,
+        compiled: bool | None = None,
+    ) -> None:
+        if not 0 <= block_size <= 4096:
+            raise ConfigError(f"block_size={block_size} must be 1 to 4096, or 0 for keys")
+        if not 1 <= max_blocks < 1 << 31:
+            raise ConfigError(f"max_blocks={max_blocks} must be between 1 and 2147483647")
+        if not 1 <= hash_bits <= 64:
+            raise ConfigError(f"hash_bits={hash_bits} must be 1 to 64")
+        if compiled is None:
+            compiled = functions() is not None
+        kind: type[CompiledTree] | type[PythonTree] = CompiledTree if compiled else PythonTree
+        self.tree: Tree = kind(block_size, remember=remember, hash_bits=hash_bits)
+        self.block_size = block_size
+        self.unit = block_size or 1
+        """Tokens a block; where blocks are keys, one."""
+        self.width = 4 * block_size or 8
+        """Bytes a block."""
+        self.max_blocks, self.max_tokens, self.hash_bits = max_blocks, max_tokens, hash_bits
+        self.names: list[str] = []
+        """Holders by number; empty where a number is free."""
+        self.numbers: dict[str, int] = {}
+        self._free: list[int] = []
+        self._entries: dict[tuple[int, int], PrefixEntry] = {}
+        """By slot and birth, of those that came with blocks or metadata."""
+        self._digests: dict[Salt, bytes] = {}
+
+    # -- what is there ------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.tree.stats().blocks
+
+    def blocks_of(self, holder: str, tier: Tier = Tier.GPU) -> int:
+        """How many blocks a holder has."""
+        return self.tree.held(self._number(holder), TIERS.index(tier))
+
+    def lookup(
+        self, tokens: Tokens, *, salt: Salt = NO_SALT, tiers: Iterable[Tier] | None = None
+    ) -> PrefixMatch:
+        """How much of the prompt each holder has, in any of `tiers` (all of them, and what is
+        expected, where none are named). In an index of keys `tokens` are keys, as a buffer."""
+        data = self._data(tokens)
+        mask = ANY if tiers is None else sum(1 << TIERS.index(tier) for tier in tiers)
+        keyed = not self.block_size
+        return PrefixMatch(self, self.find(data, salt, (mask,), keyed), data, salt, keyed)
+
+    def lookup_keys(self, keys: bytes | Iterable[int], *, salt: Salt = NO_SALT) -> PrefixMatch:
+        """The same where the block keys are made already (`block_keys`). Tokens are not compared:
+        `PrefixMatcher.verify` does that with a hit."""
+        if not isinstance(keys, bytes):
+            keys = np.fromiter(keys, dtype="<u8").tobytes()
+        return PrefixMatch(self, self.find(keys, salt, (ANY,), True), keys, salt, True)
+
+    def keys(self, tokens: Tokens, *, salt: Salt = NO_SALT) -> list[int]:
+        """Keys of the prompt's whole blocks, as this index makes them."""
+        data = self._data(tokens)
+        if not self.block_size:
+            given: list[int] = np.frombuffer(data, dtype="<u8").tolist()
+            return given
+        return block_keys(data, self.block_size, salt, hash_bits=self.hash_bits)
+
+    def verify(self, hit: PrefixHit, tokens: Tokens) -> int:
+        """Leading tokens of a hit's path that are these; see `PrefixMatcher`."""
+        if hit.entry is None or not self.block_size:
+            return 0
+        slot, born = hit.entry.entry_id >> 32, hit.entry.entry_id & 0xFFFFFFFF
+        blocks = hit.entry.token_length // self.unit
+        data = self._data(tokens)
+        if len(data) // self.width < blocks:
+            return 0
+        return min(hit.matched_length, self.tree.verify(slot, born, data, blocks) * self.unit)
+
+    def knows(self, hit: PrefixHit) -> bool:
+        """Whether the prefix of a hit is still there."""
+        if hit.entry is None:
+            return False
+        return self.tree.born(hit.entry.entry_id >> 32) == hit.entry.entry_id & 0xFFFFFFFF
+
+    # -- changes ------------------------------------------------------------------------------
+
+    def insert(
+        self,
+        tokens: Tokens,
+        holder: str,
+        *,
+        salt: Salt = NO_SALT,
+        tier: Tier = Tier.GPU,
+        kv_block_ids: Iterable[int] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> PrefixEntry:
+        """The holder has the prompt's whole blocks."""
+        data = self._data(tokens)
+        n, plane = len(data) // self.width, TIERS.index(tier)
+        number = self.add(holder)
+        if not n:
+            return PrefixEntry(0, root_key(salt), 0)
+        slot = self.tree.insert(self._root(salt), data, n, number, plane)
+        identity = (slot, self.tree.born(slot))
+        made = PrefixEntry(
+            identity[0] << 32 | identity[1],
+            self.tree.key(slot),
+            n * self.unit,
+            tuple(kv_block_ids),
+            dict(metadata or {}),
+        )
+        if made.kv_block_ids or made.metadata:
+            self._remember(identity, made)
+        self.shrink()
+        return made
+
+    def invalidate(
+        self,
+        holder: str,
+        tokens: Tokens | None = None,
+        *,
+        keep: int = 0,
+        salt: Salt = NO_SALT,
+        tier: Tier | None = None,
+    ) -> int:
+        """The holder does not have this prompt any more, but for its first `keep` tokens; without
+        tokens it has nothing, and without `tier` in none. Blocks that it had."""
+        number = self._number(holder)
+        planes = range(PLANES) if tier is None else (TIERS.index(tier),)
+        if tokens is None:
+            gone = sum(self.tree.held(number, plane) for plane in planes)
+            for plane in planes:
+                self.tree.clear(number, plane)
+            return gone
+        data = self._data(tokens)
+        root = self.tree.root(self.digest(salt), False)
+        n, skip = len(data) // self.width, -(-keep // self.unit)
+        if root is None or n <= skip:
+            return 0
+        gone = 0
+        for plane in planes:
+            root = self.tree.root(self.digest(salt), False)
+            if root is not None:
+                gone += self.tree.withdraw(root, data, n, skip, number, plane)
+        return gone
+
+    def evict_lru(self, count: int = 1) -> list[int]:
+        """Forget the `count` least recently inserted blocks that nothing follows; their keys."""
+        return self.tree.evict(max(0, len(self) - count))
+
+    def shrink(self) -> list[int]:
+        """Evict what is beyond `max_blocks`."""
+        return self.tree.evict(self.max_blocks)
+
+    # -- holders ------------------------------------------------------------------------------
+
+    def add(self, holder: str) -> int:
+        """The number of a holder, given at its first mention."""
+        number = self.numbers.get(holder)
+        if number is None:
+            number = self._free.pop() if self._free else len(self.names)
+            if number == len(self.names):
+                self.names.append(holder)
+                self.tree.ensure_holders(number + 1)
+            else:
+                self.names[number] = holder
+            self.numbers[holder] = number
+        return number
+
+    def remove(self, holder: str) -> int:
+        """It is gone; blocks that it had. In time proportional to them."""
+        gone = self.invalidate(holder)
+        number = self.numbers.pop(holder)
+        self.names[number] = ""
+        self._free.append(number)
+        return gone
+
+    def _number(self, holder: str) -> int:
+        number = self.numbers.get(holder)
+        if number is None:
+            raise UnknownName("prefix holder", holder, self.numbers)
+        return number
+
+    # -- whole --------------------------------------------------------------------------------
+
+    def snapshot(self) -> PrefixReuseIndex:
+        """A copy that stays as it is, for another thread to look things up in."""
+        made = PrefixReuseIndex.__new__(PrefixReuseIndex)
+        made.__dict__.update(self.__dict__)
+        made.tree = self.tree.clone()
+        made.names, made.numbers = list(self.names), dict(self.numbers)
+        made._entries, made._digests = dict(self._entries), dict(self._digests)
+        made._free = list(self._free)
+        return made
+
+    def check_integrity(self) -> None:
+        """Raise `IntegrityError` where blocks, holders and order contradict each other."""
+        fault = self.tree.check()
+        if fault:
+            raise IntegrityError(f"prefix index: {fault}")
+        if len(self) > self.max_blocks:
+            raise IntegrityError(f"prefix index: {len(self)} blocks, at most {self.max_blocks}")
+        named = {name: number for number, name in enumerate(self.names) if name}
+        if named != self.numbers:
+            raise IntegrityError("prefix index: holders' names and numbers differ")
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _data(self, tokens: Any) -> bytes:
+        if self.block_size:
+            return as_tokens(tokens, self.max_tokens)
+        if isinstance(tokens, bytes):
+            return tokens
+        return np.fromiter(tokens, dtype="<u8").tobytes()
+
+    def digest(self, salt: Salt) -> bytes:
+        """What stands for a salt in the tree."""
+        found = self._digests.get(salt)
+        if found is None:
+            if len(self._digests) >= _SALTS:
+                self._digests.clear()
+            found = self._digests[salt] = digest(salt)
+        return found
+
+    def _root(self, salt: Salt) -> int:
+        root = self.tree.root(self.digest(salt), True)
+        assert root is not None
+        return root
+
+    def find(
+        self, data: bytes, salt: Salt, masks: tuple[int, ...], keyed: bool, n: int | None = None
+    ) -> Found:
+        """`lookup` for those who know planes: of a checked buffer, its first n blocks."""
+        root = self.tree.root(self.digest(salt), False)
+        if root is None:
+            return Found(0, 0, np.zeros(len(masks) * self.tree.holders, dtype=np.uint32))
+        if keyed:
+            return self.tree.lookup_keys(root, data, len(data) // 8 if n is None else n, masks)
+        return self.tree.lookup(root, data, len(data) // self.width if n is None else n, masks)
+
+    def entry(self, slot: int, blocks: int) -> PrefixEntry:
+        """The prefix that ends at a slot: as it was inserted, or by its name alone."""
+        identity = (slot, self.tree.born(slot))
+        found = self._entries.get(identity)
+        if found is not None:
+            return found
+        return PrefixEntry(identity[0] << 32 | identity[1], self.tree.key(slot), blocks * self.unit)
+
+    def _remember(self, identity: tuple[int, int], entry: PrefixEntry) -> None:
+        self._entries[identity] = entry
+        if len(self._entries) > 2 * len(self) + 64:
+            self._entries = {
+                place: kept
+                for place, kept in self._entries.items()
+                if self.tree.born(place[0]) == place[1]
+            }

@@ -17,6 +17,7 @@ from sage_llm_ops.types.events import (
     Drain,
     Event,
     FirstToken,
+    KvBatch,
     Load,
     NodeAccepted,
     NodeDone,
@@ -84,6 +85,7 @@ class Observe(Operator):
         WorkerDown: "down",
         WorkerLeave: "leave",
         Drain: "drain",
+        KvBatch: "blocks",
         Load: "load",
         Timer: "timer",
     }
@@ -103,6 +105,7 @@ class Observe(Operator):
             job.accepted = event.now if event.at is None else event.at
 
     def first_token(self, event: FirstToken) -> Emitted:
+        self.plane.prefix.answered(event.node, event.cached)
         job = self.plane.running.get(event.node)
         if self._breakers:
             self._heard(event.node)
@@ -117,6 +120,9 @@ class Observe(Operator):
         held = fleet.release(event.node)
         if held is None:
             return None
+        if event.finish_reason != "cancelled":
+            self.plane.prefix.answered(event.node, event.cached)
+        self.plane.prefix.ended(event.node, event.now)
         if self._breakers:
             self._ended(event, held)
         if fleet.traits.watched:
@@ -129,6 +135,7 @@ class Observe(Operator):
         held = self.plane.fleet.release(event.node)
         if held is None:
             return None
+        self.plane.prefix.ended(event.node, event.now, failed=True)
         if event.reason == "worker_lost":
             self._refused(event, self.plane.fleet.ids[held.row])
         elif event.reason not in NOT_ITS_FAULT and self._rule.failures:
@@ -169,6 +176,7 @@ class Observe(Operator):
         self._forgive(event, fleet.rows[event.worker], "it came up")
         models = (event.model, *event.models)
         fleet.up(event.worker, models, event.slots, event.max_model_len, event.tasks)
+        self.plane.prefix.up(event.worker, event.model, event.models, event.prefixes)
         self._meet(event)
         self._tell_ledger(event)
         return event
@@ -191,6 +199,9 @@ class Observe(Operator):
     def drain(self, event: Drain) -> Emitted:
         self.plane.fleet.drain(event.worker)
         return event
+
+    def blocks(self, event: KvBatch) -> Emitted:
+        self.plane.prefix.take(event)
 
     def load(self, event: Load) -> Emitted:
         row = self.plane.fleet.rows[event.worker]
@@ -322,8 +333,10 @@ class Observe(Operator):
     # -- inside -------------------------------------------------------------------------------
 
     def _lose(self, event: WorkerDown | WorkerLeave) -> None:
+        self.plane.prefix.down(event.worker)
         for node in event.lost:
             self.plane.fleet.release(NodeId(node))
+            self.plane.prefix.ended(NodeId(node), event.now, failed=True)
 
     def _tell_ledger(self, event: WorkerJoin | WorkerUp) -> None:
         fleet = self.plane.fleet

@@ -10,8 +10,9 @@ from sage_llm_ops.fleet import Fleet
 from sage_llm_ops.operators.outlook import FleetOutlook
 from sage_llm_ops.scheduler_ir import Admission, Quarantine
 from sage_llm_ops.telemetry import Ledger, Metrics
-from sage_llm_ops.types.events import Job, Outcome
+from sage_llm_ops.types.events import Job, KvBatch, Outcome
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
+from sage_llm_ops.types.kv import PrefixCache
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
 
@@ -43,18 +44,58 @@ class Hands(Protocol):
 
 
 class PrefixView(Protocol):
-    """Who holds which prefix."""
+    """Who holds which prefix. Observe and Route write, PrefixLookup asks."""
 
-    def match(self, request: Request) -> Mapping[WorkerId, int] | None:
+    def match(self, request: Request, now: float) -> Mapping[WorkerId, int] | None:
         """Reusable prompt tokens per worker; None where nothing is known."""
+
+    def placed(self, node: NodeId, request: Request, worker: WorkerId, now: float) -> None:
+        """The worker is given the request: it will have its prompt."""
+
+    def answered(self, node: NodeId, cached: int) -> None:
+        """Its first token came; so much of the prompt was cached."""
+
+    def ended(self, node: NodeId, now: float, *, failed: bool = False) -> None:
+        """The node is not there any more."""
+
+    def up(
+        self, worker: WorkerId, model: str, models: tuple[str, ...], cache: PrefixCache | None
+    ) -> None:
+        """The worker came up, with an empty cache or with none."""
+
+    def down(self, worker: WorkerId) -> None:
+        """The worker is gone, and its cache."""
+
+    def take(self, batch: KvBatch) -> None:
+        """The worker reports what became of its cache."""
+
+    def check_integrity(self) -> None:
+        """Raise `IntegrityError` where it contradicts itself."""
 
 
 class NobodyKnows:
-    """The view of a graph without a prefix index."""
+    """The view of a graph without a prefix index; a base for views that need little of it."""
 
-    def match(self, request: Request) -> Mapping[WorkerId, int] | None:
+    def match(self, request: Request, now: float) -> Mapping[WorkerId, int] | None:
         """Nothing is known."""
         return None
+
+    def placed(self, node: NodeId, request: Request, worker: WorkerId, now: float) -> None:
+        """Nothing is learnt, here and below."""
+
+    def answered(self, node: NodeId, cached: int) -> None: ...
+
+    def ended(self, node: NodeId, now: float, *, failed: bool = False) -> None: ...
+
+    def up(
+        self, worker: WorkerId, model: str, models: tuple[str, ...], cache: PrefixCache | None
+    ) -> None: ...
+
+    def down(self, worker: WorkerId) -> None: ...
+
+    def take(self, batch: KvBatch) -> None: ...
+
+    def check_integrity(self) -> None: ...
 
 
 class Plane:
@@ -67,6 +108,7 @@ class Plane:
         self.hands = hands
         self.ledger = ledger
         self.prefix: PrefixView = prefix or NobodyKnows()
+        """PrefixLookup puts its own here where the driver brought none."""
         self.fleet = Fleet()
         self.metrics = Metrics()
         self.costs = CostBook()

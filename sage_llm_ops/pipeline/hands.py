@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,9 +38,13 @@ from sage_llm_ops.types.events import (
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance, ExecutionInstanceType
+from sage_llm_ops.types.kv import PrefixCache
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
+
+if TYPE_CHECKING:
+    from sage_llm_ops.engines.kv_events import KvListener
 
 log = logging.getLogger("sage_llm_ops.pipeline")
 
@@ -48,6 +53,19 @@ def default_slots(can: Capabilities) -> int:
     """What the engine batches, and an eighth more: a finished place is refilled within the same
     step, and the rest of the queue stays here, where its order can still change."""
     return can.max_num_seqs + max(1, can.max_num_seqs // 8)
+
+
+def prefix_cache(can: Capabilities, incarnation: int = 0) -> PrefixCache | None:
+    """What a router has to know of the worker's prefix cache; None where it has none."""
+    if not (can.prefix_cache and can.block_size):
+        return None
+    return PrefixCache(
+        can.block_size,
+        can.kv_blocks,
+        bool(can.kv_events),
+        incarnation,
+        (*can.adapters, *can.models),
+    )
 
 
 def joined(instance: ExecutionInstance) -> WorkerJoin:
@@ -117,6 +135,8 @@ class LiveHands:
         self._emptied = threading.Condition()
         self._awaited: set[WorkerId] = set()
         self._closed = False
+        self._kv: KvListener | None = None
+        """Hears the workers that publish what becomes of their prefix caches; made for the first."""
         self._watchers: list[Callable[[str, WorkerId, str], None]] = []
 
     # -- hands --------------------------------------------------------------------------------
@@ -246,14 +266,28 @@ class LiveHands:
                 engine=hello.engine,
                 step_ms=can.step_ms,
                 place=hello.place,
+                prefixes=prefix_cache(can, incarnation),
             )
         )
+        if can.prefix_cache and can.kv_events and not self._closed:
+            self._listen(worker, incarnation, can)
         self._tell("up", worker, "")
+
+    def _listen(self, worker: WorkerId, incarnation: int, can: Capabilities) -> None:
+        """What it publishes need not wake anybody: it comes in before the next request is placed."""
+        from sage_llm_ops.engines.kv_events import KvListener
+
+        with self._emptied:
+            if self._kv is None:
+                self._kv = KvListener(self._source.inform)
+        self._kv.follow(worker, incarnation, can.kv_events, can.kv_replay)
 
     def on_down(self, worker: WorkerId, incarnation: int, reason: str) -> None:
         """A worker is gone, and with it what it ran."""
         if self._alive(worker, incarnation) is None:
             return  # it left before, and what it ran went elsewhere
+        if self._kv is not None:
+            self._kv.leave(worker)
         self._source.post(WorkerDown(worker=worker, reason=reason, lost=self._forget(worker)))
         self._tell("down", worker, reason)
 
@@ -270,6 +304,8 @@ class LiveHands:
         if left is not None:
             self.lives[worker] = left.incarnation
         self.hellos.pop(worker, None)
+        if self._kv is not None:
+            self._kv.leave(worker)
         self._ignores.pop(worker, None)
         self._adapters.pop(worker, None)
         lost = self._forget(worker)
@@ -296,6 +332,8 @@ class LiveHands:
         with self._emptied:
             self._closed = True
             self._emptied.notify_all()
+        if self._kv is not None:
+            self._kv.close()
 
     # -- inside -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from sage.runtime import StopSignal
 
 from sage_llm_ops.engines.sim import SimCore, SimOptions
 from sage_llm_ops.engines.sim.tokens import block_keys
-from sage_llm_ops.operators import OPERATORS, Operator, Plane
+from sage_llm_ops.operators import OPERATORS, NobodyKnows, Operator, Plane
 from sage_llm_ops.pipeline.graph import check
 from sage_llm_ops.pipeline.hands import default_slots, joined
 from sage_llm_ops.pipeline.sage_graph import close, wire
@@ -308,14 +308,14 @@ class SimHands:
             self._on_end(outcome)
 
 
-class SimHolders:
+class SimHolders(NobodyKnows):
     """Who holds which prefix, looked up in the engines themselves: what an index would know that
     hears of every block at once."""
 
     def __init__(self, source: SimSource) -> None:
         self._workers = source.workers
 
-    def match(self, request: Request) -> Mapping[WorkerId, int] | None:
+    def match(self, request: Request, now: float) -> Mapping[WorkerId, int] | None:
         """Reusable prompt tokens per worker, of those that have any."""
         found: dict[WorkerId, int] = {}
         keys: dict[int, Sequence[Any]] = {}

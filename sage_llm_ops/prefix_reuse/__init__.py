@@ -4,12 +4,16 @@ from sage_llm_ops.prefix_reuse.engine_hashes import EngineHashes
 from sage_llm_ops.prefix_reuse.hashing import PrefixKeys, block_keys
 from sage_llm_ops.prefix_reuse.index import PrefixMatch, PrefixReuseIndex
 from sage_llm_ops.prefix_reuse.matcher import PrefixMatcher
+from sage_llm_ops.prefix_reuse.metrics import PrefixReuseMetrics
+from sage_llm_ops.prefix_reuse.view import PrefixFleet
 
 __all__ = [
     "EngineHashes",
+    "PrefixFleet",
     "PrefixKeys",
     "PrefixMatch",
     "PrefixMatcher",
     "PrefixReuseIndex",
+    "PrefixReuseMetrics",
     "block_keys",
 ]

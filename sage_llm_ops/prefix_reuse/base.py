@@ -1,7 +1,8 @@
 """What an index is built on: a tree of blocks, and who holds which.
 
 Two implementations that answer alike: `compiled.py` (C) and `tree.py` (Python, the reference).
-One thread writes; every call is one cut to other threads, and `clone` gives readers one of their own.
+One thread writes, and `clone` gives readers on other threads a copy of their own, made by the writer.
+In C every call is one cut: it keeps the GIL.
 
 Tokens are int32 little endian, `n` whole blocks of them; in a tree of block size 0 they are uint64
 keys, eight bytes a block, and nothing can be verified. Slots are opaque and mean something until the
@@ -24,6 +25,9 @@ EXPECTED = 3
 PLANES = 4
 ANY = (1 << PLANES) - 1
 """A mask of planes: bit p for plane p."""
+REPORTED = ANY & ~(1 << EXPECTED)
+BY_TIER = tuple((1 << plane + 1) - 1 for plane in range(len(TIERS)))
+"""Masks: a tier and all that are faster."""
 
 Reach = npt.NDArray[np.uint32]
 """Leading blocks that each holder has."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sage_llm_ops.prefix_reuse.compiled import functions
-from sage_llm_ops.prefix_reuse.keys import ROOT, chain, digest
+from sage_llm_ops.prefix_reuse.keys import MASK, ROOT, chain, digest
 from sage_llm_ops.types.errors import ConfigError, InvalidRequest
 from sage_llm_ops.types.prefix import Salt
 
@@ -80,23 +80,27 @@ class PrefixKeys:
         width = 4 * self.block_size
         count = len(data) // width
         self._rest = data[count * width :]
-        made = self._chained(data, count, width)
+        made: list[int] = np.frombuffer(
+            chained(self._last, data, count, width, self._bits), dtype="<u8"
+        ).tolist()
         if made:
             self._last = made[-1]
             self.keys += made
         return made
 
-    def _chained(self, data: bytes, count: int, width: int) -> list[int]:
-        fast = functions()
-        if fast is not None and self._bits == (1 << 64) - 1:
-            out = (ctypes.c_uint64 * count)()
-            fast.px_chain(self._last, data, count, width, out)
-            return list(out)
-        made, key = [], self._last
-        for at in range(0, count * width, width):
-            key = chain(key, data[at : at + width]) & self._bits
-            made.append(key)
-        return made
+
+def chained(key: int, data: bytes, count: int, width: int, mask: int = MASK) -> bytes:
+    """The keys of `count` blocks of `width` bytes behind one whose key this is, as uint64."""
+    fast = functions()
+    if fast is not None and mask == MASK:
+        out = (ctypes.c_uint64 * count)()
+        fast.px_chain(key, data, count, width, out)
+        return bytes(out)
+    made = bytearray()
+    for at in range(0, count * width, width):
+        key = chain(key, data[at : at + width]) & mask
+        made += key.to_bytes(8, "little")
+    return bytes(made)
 
 
 def block_keys(

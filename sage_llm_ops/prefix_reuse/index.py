@@ -16,7 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from sage_llm_ops.prefix_reuse.base import ANY, EXPECTED, PLANES, TIERS, Found, Reach, Tree
+from sage_llm_ops.prefix_reuse.base import (
+    ANY,
+    BY_TIER,
+    PLANES,
+    REPORTED,
+    TIERS,
+    Found,
+    Reach,
+    Tree,
+)
 from sage_llm_ops.prefix_reuse.compiled import CompiledTree, functions
 from sage_llm_ops.prefix_reuse.hashing import NO_SALT, Tokens, as_tokens, block_keys
 from sage_llm_ops.prefix_reuse.keys import digest, root_key
@@ -30,10 +39,6 @@ DEFAULT_MAX_BLOCKS = 1 << 20
 
 _SALTS = 4096
 """Digests of salts that are kept; making one takes longer than a lookup."""
-
-REPORTED = ANY & ~(1 << EXPECTED)
-BY_TIER = tuple((1 << plane + 1) - 1 for plane in range(len(TIERS)))
-"""Masks: a tier and all that are faster."""
 
 
 class PrefixMatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sage_llm_ops.operators import Plane
+from sage_llm_ops.operators import NobodyKnows, Plane
 from sage_llm_ops.operators.schedule import Schedule
 from sage_llm_ops.types.events import Job
 from sage_llm_ops.types.ids import RequestId, WorkerId
@@ -18,7 +18,7 @@ RANKS: dict[str, Callable[[Job], Any]] = {
 """Our own account of the orders that a strategy promises."""
 
 
-class Offers:
+class Offers(NobodyKnows):
     """A prefix view that knows nothing, but sees every offer."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Offers:
         self.schedule: Schedule | None = None
         self.unfair: list[str] = []
 
-    def match(self, request: Request) -> Mapping[WorkerId, int] | None:
+    def match(self, request: Request, now: float) -> Mapping[WorkerId, int] | None:
         """Note the offer: request, attempt, capacity epoch."""
         assert self.plane is not None
         job = self.plane.jobs[request.id]

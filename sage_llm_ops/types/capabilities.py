@@ -21,7 +21,10 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names of the `SamplingParams` fields it honours."""
     chat_template: bool = False
     prefix_cache: bool = False
-    kv_events: bool = False
+    kv_events: str = ""
+    """Where it publishes what becomes of its prefix cache (a ZeroMQ address); empty: nowhere."""
+    kv_replay: str = ""
+    """Where missed publications can be asked for."""
     kv_transfer: bool = False
     node_kinds: tuple[str, ...] = ("fused",)
     """Plan nodes it executes: whole requests, or their prefill and decode apart as well."""

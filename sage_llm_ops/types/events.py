@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from sage_llm_ops.types.ids import Needs, NodeId, RequestId, WorkerId
+from sage_llm_ops.types.kv import KvChange, PrefixCache
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
 
@@ -85,6 +86,8 @@ class WorkerUp(Event):
     tasks: tuple[str, ...] = ("generate",)
     models: tuple[str, ...] = ()
     """Further names that it serves: aliases of `model`, adapters on it."""
+    prefixes: PrefixCache | None = None
+    """The prefix cache it has; None: none, or none that it tells of."""
     kinds: tuple[str, ...] = ("fused",)
     """Plan nodes it executes."""
     fetches: bool = False
@@ -140,6 +143,21 @@ class WorkerLeave(Event):
     returns: bool = False
 
 
+class KvBatch(Event):
+    """What became of blocks in a worker's prefix cache, in the order in which it happened."""
+
+    worker: WorkerId
+    incarnation: int
+    """Of the worker's start that it is about; what an earlier one did is of no interest any more."""
+    number: int
+    """Counts the engine's batches from 0. A large one comes in parts of the same number."""
+    changes: list[KvChange]
+    more: bool = False
+    """A further part follows."""
+    reset: bool = False
+    """Batches before it are lost for good, or the engine started anew: forget what was told."""
+
+
 class Load(Event):
     """What a worker says about itself; it informs only."""
 
@@ -178,6 +196,7 @@ Recorded = (
     | WorkerDown
     | Drain
     | WorkerLeave
+    | KvBatch
     | Load
     | ConfigSet
     | Timer

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sage_llm_ops.operators.base import NoOptions
 from sage_llm_ops.operators.plane import NobodyKnows, Plane
-from sage_llm_ops.operators.prefix_lookup import PrefixLookup
+from sage_llm_ops.operators.prefix_lookup import PrefixLookup, PrefixLookupOptions
 from sage_llm_ops.pipeline.replay import NoHands, ReplaySource
 from sage_llm_ops.telemetry import Ledger
 from sage_llm_ops.types.events import Job, Offer
@@ -13,7 +12,7 @@ from sage_llm_ops.types.requests import Request, SamplingParams
 
 
 class Knows(NobodyKnows):
-    def match(self, request: Request) -> dict[WorkerId, int]:
+    def match(self, request: Request, now: float) -> dict[WorkerId, int]:
         return {WorkerId("w0"): request.n_prompt}
 
 
@@ -22,5 +21,5 @@ def test_hits_or_none() -> None:
     for view, hits in ((None, None), (Knows(), {"w0": 7})):
         plane = Plane(ReplaySource(iter(())), NoHands(), Ledger(), view)
         offer = Offer(1, 0.0, Job(request, 1))
-        assert PrefixLookup(plane, NoOptions(), "prefix_lookup").offer(offer) is offer
+        assert PrefixLookup(plane, PrefixLookupOptions(), "prefix_lookup").offer(offer) is offer
         assert offer.hits == hits

@@ -12,6 +12,7 @@ from sage_llm_ops.engines.unfit import unfit
 from sage_llm_ops.engines.vllm.core import Core
 from sage_llm_ops.engines.vllm.nodes import NodeTable, rejected
 from sage_llm_ops.engines.vllm.options import VllmOptions, complete
+from sage_llm_ops.engines.vllm.publishing import Publishing, publishing
 from sage_llm_ops.engines.vllm.sampling import FIELDS, to_vllm
 from sage_llm_ops.engines.vllm.versions import check_version, is_cpu_build
 from sage_llm_ops.types.capabilities import Capabilities
@@ -38,6 +39,7 @@ class VllmEngine(BaseEngine):
         self._tokenizer_hash = ""
         self._vocabulary = 0
         self._traced = False
+        self._publishing: Publishing | None = None
         self._adapters: dict[str, Any] = {}
         """vLLM's LoRARequest by name."""
         self._capabilities = Capabilities(tasks=())
@@ -69,6 +71,9 @@ class VllmEngine(BaseEngine):
         self._adapters = lora_requests(self._options.lora_modules)
         cpu = current_platform.is_cpu()
         arguments = self._options.arguments(cpu=cpu)
+        self._publishing = publishing(self._options)
+        if self._publishing is not None:
+            arguments |= self._publishing.arguments()
         if self._options.core_on(cpu=cpu) == "inproc":
             from sage_llm_ops.engines.vllm.inproc import InprocCore
 
@@ -86,13 +91,16 @@ class VllmEngine(BaseEngine):
         self._traced = bool(config.observability_config.otlp_traces_endpoint)
         tasks = tuple(task for task in TASKS if task in core.tasks)
         generates = "generate" in tasks
+        caches, said = bool(config.cache_config.enable_prefix_caching), self._publishing
         return Capabilities(
             tasks=tasks,
             streaming=generates,
             sampling=FIELDS if generates else (),
             chat_template=ChatTemplate(tokenizer_directory(self._tokenizer_source)).exists,
             adapters=tuple(self._adapters),
-            prefix_cache=bool(config.cache_config.enable_prefix_caching),
+            prefix_cache=caches,
+            kv_events=said.live if caches and said is not None else "",
+            kv_replay=said.replay if caches and said is not None else "",
             max_model_len=int(config.model_config.max_model_len),
             max_num_seqs=int(config.scheduler_config.max_num_seqs),
             kv_blocks=int(config.cache_config.num_gpu_blocks or 0),
@@ -104,6 +112,9 @@ class VllmEngine(BaseEngine):
         core, self._core = self._core, None
         if core is not None:
             core.stop()
+        said, self._publishing = self._publishing, None
+        if said is not None:
+            said.end()
 
     @property
     def _tokenizer_source(self) -> str:

@@ -10,6 +10,8 @@ from sage_llm_ops.types.errors import ConfigError
 from sage_llm_ops.types.instances import ExecutionInstance
 
 CPU_KV_BYTES = 64 << 20
+NOT_VLLMS = ("core", "engine_args", "tokenizer_kind", "lora_modules", "kv_events")
+"""Options that are ours alone."""
 
 
 class VllmOptions(msgspec.Struct, frozen=True):
@@ -31,6 +33,8 @@ class VllmOptions(msgspec.Struct, frozen=True):
     max_num_batched_tokens: int | None = None
     enforce_eager: bool | None = None
     enable_prefix_caching: bool | None = None
+    kv_events: bool = True
+    """Tell the plane which prefixes are cached, where they are."""
     gpu_memory_utilization: float | None = None
     lora_modules: dict[str, str] = {}
     """LoRA adapters: the name under which each is asked for, and its directory."""
@@ -57,9 +61,7 @@ class VllmOptions(msgspec.Struct, frozen=True):
     def arguments(self, *, cpu: bool) -> dict[str, Any]:
         """Keyword arguments for vLLM's EngineArgs."""
         given = {
-            name: getattr(self, name)
-            for name in self.__struct_fields__
-            if name not in ("core", "engine_args", "tokenizer_kind", "lora_modules")
+            name: getattr(self, name) for name in self.__struct_fields__ if name not in NOT_VLLMS
         }
         if self.lora_modules:
             given |= {"enable_lora": True, "max_loras": self._max_loras(cpu)}

@@ -1,0 +1,460 @@
+"""PrefixFleet: who holds what, from what workers say, were given, or were sent."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sage_llm_ops.engines.kv_events.listener import batches
+from sage_llm_ops.engines.kv_events.sequence import Next, Sequence
+from sage_llm_ops.prefix_reuse import PrefixFleet
+from sage_llm_ops.prefix_reuse.base import EXPECTED
+from sage_llm_ops.testing.requests import make_request
+from sage_llm_ops.types.events import KvBatch
+from sage_llm_ops.types.ids import NodeId, WorkerId
+from sage_llm_ops.types.kv import KvChange, KvCleared, KvRemoved, KvStored, PrefixCache
+from sage_llm_ops.types.requests import Request
+from tests.prefix_reuse.engine_model import EngineModel
+
+W0, W1 = WorkerId("w0"), WorkerId("w1")
+SIZE = 4
+
+
+def request(tokens: list[int], identity: str = "r", **fields: Any) -> Request:
+    made = make_request(identity, model=fields.pop("model", "m"), **fields)
+    made.tokens, made.n_prompt = np.asarray(tokens, dtype="<i4").tobytes(), len(tokens)
+    return made
+
+
+def stored(tokens: list[int], first: int = 1, **fields: Any) -> KvStored:
+    n = len(tokens) // SIZE
+    names = np.arange(first, first + n, dtype="<u8").tobytes()
+    return KvStored(names, np.asarray(tokens, dtype="<i4").tobytes(), SIZE, **fields)
+
+
+def fleet(*reporting: str, believing: tuple[str, ...] = (), **options: Any) -> PrefixFleet:
+    view = PrefixFleet(**options)
+    for name in reporting:
+        view.up(WorkerId(name), "m", ("alias",), PrefixCache(SIZE, 100, True, 1))
+    for name in believing:
+        view.up(WorkerId(name), "m", (), PrefixCache(SIZE, 100, False, 1))
+    return view
+
+
+class Told:
+    """Batches of one worker, numbered."""
+
+    def __init__(self, view: PrefixFleet, worker: WorkerId = W0, incarnation: int = 1) -> None:
+        self.view, self.worker, self.incarnation, self.number = view, worker, incarnation, 0
+
+    def __call__(self, *said: KvChange, **fields: Any) -> None:
+        number = fields.pop("number", self.number)
+        self.number = number + 1
+        self.view.take(
+            KvBatch(
+                worker=self.worker,
+                incarnation=fields.pop("incarnation", self.incarnation),
+                number=number,
+                changes=list(said),
+                **fields,
+            )
+        )
+
+
+def test_what_is_reported_is_found() -> None:
+    view = fleet("w0", "w1")
+    Told(view)(stored(list(range(8))))
+    assert view.match(request(list(range(20))), 0.0) == {"w0": 8}
+    assert view.match(request(list(range(20)), model="alias"), 0.0) == {"w0": 8}
+    assert view.match(request(list(range(20)), model="other"), 0.0) is None
+    assert view.match(request([9] * 20), 0.0) == {}
+
+
+def test_the_last_token_is_always_computed() -> None:
+    view = fleet("w0")
+    Told(view)(stored(list(range(8))))
+    assert view.match(request(list(range(8))), 0.0) == {"w0": 4}
+    assert view.match(request(list(range(9))), 0.0) == {"w0": 8}
+
+
+def test_an_adapters_blocks_are_its_own() -> None:
+    view = PrefixFleet()
+    view.up(W0, "m", ("lora",), PrefixCache(SIZE, 9, True, 1, ("lora",)))
+    Told(view)(stored(list(range(8)), lora="lora"))
+    assert view.match(request(list(range(9)), model="lora"), 0.0) == {"w0": 8}
+    assert view.match(request(list(range(9))), 0.0) == {}
+
+
+def test_removed_and_cleared() -> None:
+    view = fleet("w0")
+    told = Told(view)
+    told(stored(list(range(12))))
+    told(KvRemoved(np.array([3], dtype="<u8").tobytes()))
+    assert view.match(request(list(range(13))), 0.0) == {"w0": 8}
+    told(KvCleared())
+    assert view.match(request(list(range(13))), 0.0) == {}
+    found = view.told(W0)
+    assert found is not None
+    assert not found.drops
+
+
+def test_a_block_that_is_there_twice_goes_with_its_second_copy() -> None:
+    view = fleet("w0")
+    told = Told(view)
+    told(stored(list(range(4))), stored(list(range(4))))
+    told(KvRemoved(np.array([1], dtype="<u8").tobytes()))
+    assert view.match(request(list(range(5))), 0.0) == {"w0": 4}
+    told(KvRemoved(np.array([1], dtype="<u8").tobytes()))
+    assert view.match(request(list(range(5))), 0.0) == {}
+
+
+def test_tiers_below() -> None:
+    """An offload report names blocks without their tokens."""
+    view = fleet("w0")
+    told = Told(view)
+    told(stored(list(range(8))))
+    told(KvStored(np.array([1, 2], dtype="<u8").tobytes(), b"", SIZE, tier=1))
+    told(KvRemoved(np.array([2], dtype="<u8").tobytes()))
+    assert view.match(request(list(range(9))), 0.0) == {"w0": 8}
+    told(KvRemoved(np.array([2], dtype="<u8").tobytes(), tier=1))
+    assert view.match(request(list(range(9))), 0.0) == {"w0": 4}
+
+
+def test_what_does_not_fit_is_counted_and_harms_nothing() -> None:
+    view = fleet("w0")
+    told = Told(view)
+    told(stored(list(range(8))))
+    good = view.match(request(list(range(9))), 0.0)
+    told(KvStored(b"1234567", b"", SIZE))
+    told(KvStored(np.array([7], dtype="<u8").tobytes(), bytes(16), 16))
+    told(KvStored(np.array([7], dtype="<u8").tobytes(), bytes(12), SIZE))
+    told(stored([5] * 4, 9, tier=7), KvRemoved(b"12345678", tier=-1), KvRemoved(b"123"))
+    told(stored([5] * 8, 20, parent=999))
+    told(KvRemoved(np.array([55, 56], dtype="<u8").tobytes()))
+    told(stored([5] * 4, 9), number=0)
+    found = view.told(W0)
+    assert found is not None
+    assert found.drops == {"misfits": 6, "orphans": 2, "strangers": 2, "duplicates": 1}
+    Told(view, WorkerId("nobody"))(stored([1] * 4))
+    Told(view, W0, incarnation=7)(stored([1] * 4))
+    assert view.drops == {"unknown_worker": 1, "stale_start": 1}
+    assert view.match(request(list(range(9))), 0.0) == good == {"w0": 8}
+    view.check_integrity()
+
+
+def test_lost_batches_and_a_fresh_start_forget() -> None:
+    view = fleet("w0")
+    told = Told(view)
+    told(stored(list(range(8))))
+    told(stored([7] * 8, 50), number=5)
+    assert view.match(request(list(range(9))), 0.0) == {}
+    assert view.match(request([7] * 9), 0.0) == {"w0": 8}
+    told(reset=True, number=0)
+    assert view.match(request([7] * 9), 0.0) == {}
+    found = view.told(W0)
+    assert found is not None
+    assert found.drops["gaps"] == 2
+
+
+def test_a_worker_that_goes_takes_its_blocks_and_leaves_the_others() -> None:
+    view = fleet("w0", "w1")
+    for worker in (W0, W1):
+        Told(view, worker)(stored(list(range(8))))
+    view.down(W0)
+    assert view.match(request(list(range(9))), 0.0) == {"w1": 8}
+    view.up(W0, "m", (), PrefixCache(SIZE, 100, True, 2))
+    Told(view, W0, 1)(stored(list(range(4))))
+    assert view.match(request(list(range(9))), 0.0) == {"w1": 8}, "it is of the start before"
+    view.check_integrity()
+
+
+def test_mixed_block_sizes() -> None:
+    view = fleet("w0")
+    view.up(W1, "m", (), PrefixCache(2, 100, True, 1))
+    Told(view)(stored(list(range(8))))
+    names = np.arange(1, 6, dtype="<u8").tobytes()
+    Told(view, W1)(KvStored(names, np.arange(10, dtype="<i4").tobytes(), 2))
+    assert view.match(request(list(range(20))), 0.0) == {"w0": 8, "w1": 10}
+
+
+# -- expected -----------------------------------------------------------------------------------
+
+
+def test_what_was_just_given_counts_until_it_fails() -> None:
+    view = fleet("w0", "w1")
+    first = request(list(range(12)))
+    view.match(first, 0.0)
+    view.placed(NodeId(1), first, W0, 0.0)
+    assert view.match(request(list(range(20))), 0.1) == {"w0": 12}
+    view.ended(NodeId(1), 0.2, failed=True)
+    assert view.match(request(list(range(20))), 0.3) == {}
+
+
+def test_two_that_expect_the_same_do_not_undo_each_other() -> None:
+    view = fleet("w0")
+    for node in (1, 2):
+        view.placed(NodeId(node), request(list(range(12))), W0, 0.0)
+    view.ended(NodeId(1), 0.0, failed=True)
+    assert view.match(request(list(range(20))), 0.1) == {"w0": 12}
+    view.ended(NodeId(2), 0.0, failed=True)
+    assert view.match(request(list(range(20))), 0.1) == {}
+
+
+def test_expectations_end() -> None:
+    view = fleet("w0", expect_s=10.0)
+    view.placed(NodeId(1), request(list(range(12))), W0, 0.0)
+    assert view.match(request(list(range(20))), 9.9) == {"w0": 12}
+    assert view.match(request(list(range(20))), 10.0) == {}
+    view.placed(NodeId(2), request(list(range(12))), W0, 20.0)
+    view.answered(NodeId(2), 0)
+    view.ended(NodeId(2), 21.0)
+    assert view.match(request(list(range(20))), 21.9) == {"w0": 12}, "its report is on the way"
+    assert view.match(request(list(range(20))), 22.1) == {}
+    index = view.index(SIZE)
+    assert index is not None
+    assert index.blocks_of("w0") == index.tree.held(0, EXPECTED) == 0
+
+
+def test_who_dies_is_expected_to_have_nothing() -> None:
+    view = fleet("w0", "w1")
+    view.placed(NodeId(1), request(list(range(12))), W0, 0.0)
+    view.down(W0)
+    view.up(WorkerId("w2"), "m", (), PrefixCache(SIZE, 9, True, 1))  # may get the same number
+    view.placed(NodeId(2), request(list(range(12))), WorkerId("w2"), 0.0)
+    view.ended(NodeId(1), 0.1, failed=True)
+    assert view.match(request(list(range(20))), 0.2) == {"w2": 12}
+    view.check_integrity()
+
+
+# -- believed -----------------------------------------------------------------------------------
+
+
+def test_a_silent_worker_is_believed_to_have_what_it_was_sent() -> None:
+    view = fleet(believing=("w0",))
+    view.placed(NodeId(1), request(list(range(12))), W0, 0.0)
+    view.answered(NodeId(1), 0)
+    view.ended(NodeId(1), 1.0)
+    assert view.match(request(list(range(20))), 99.0) == {"w0": 12}
+
+
+def test_a_belief_is_no_larger_than_the_cache() -> None:
+    view = PrefixFleet()
+    view.up(W0, "m", (), PrefixCache(SIZE, 20, False, 1))
+    for number in range(30):
+        view.placed(NodeId(number), request([number] * 12), W0, float(number))
+        view.answered(NodeId(number), 0)
+        view.ended(NodeId(number), float(number))
+    index = view.index(SIZE)
+    assert index is not None
+    assert index.blocks_of("w0") == 20
+    assert view.match(request([29] * 20), 100.0) == {"w0": 12}
+    assert view.match(request([0] * 20), 100.0) == {}
+    view.check_integrity()
+
+
+def test_answers_correct_a_belief() -> None:
+    """A worker that never has what it was believed to have is believed less and less."""
+    view = PrefixFleet()
+    view.up(W0, "m", (), PrefixCache(SIZE, 60, False, 1))
+    claims = []
+    for number in range(200):
+        asked = request([number % 20] * 13, f"r{number}")
+        hits = view.match(asked, float(number))
+        assert hits is not None
+        claims.append(hits.get(W0, 0))
+        view.placed(NodeId(number), asked, W0, float(number))
+        view.answered(NodeId(number), 0)
+        view.ended(NodeId(number), float(number))
+    assert sum(claims[20:40]) > 0
+    assert sum(claims[-20:]) == 0
+    assert view.metrics.total.row()["staleness"] == 1.0
+
+
+def test_believing_can_be_turned_off() -> None:
+    view = PrefixFleet(believe=False)
+    view.up(W0, "m", (), PrefixCache(SIZE, 60, False, 1))
+    view.placed(NodeId(1), request(list(range(12))), W0, 0.0)
+    assert view.match(request(list(range(12))), 0.0) is None
+
+
+def test_a_traces_blocks() -> None:
+    view = fleet(believing=("w0", "w1"))
+
+    def of(*blocks: int, tokens: int) -> Request:
+        made = make_request("t", model="m")
+        made.tokens, made.blocks, made.block_size, made.n_prompt = b"", blocks, 512, tokens
+        return made
+
+    view.placed(NodeId(1), of(1, 2, 3, tokens=1300), W0, 0.0)
+    view.answered(NodeId(1), 0)
+    view.ended(NodeId(1), 1.0)
+    assert view.match(of(1, 2, 9, tokens=1500), 2.0) == {"w0": 1024}
+    assert view.match(of(1, 2, 3, tokens=1600), 2.0) == {"w0": 1024}, "its last one was not whole"
+
+
+# -- what it brought ----------------------------------------------------------------------------
+
+
+def test_regret() -> None:
+    view = fleet("w0", "w1")
+    Told(view, W1)(stored(list(range(12))))
+    asked = request(list(range(16)), tenant="t")
+    assert view.match(asked, 0.0) == {"w1": 12}
+    view.placed(NodeId(1), asked, W0, 0.0)  # not where it was
+    view.answered(NodeId(1), 4)
+    view.answered(NodeId(1), 4)
+    row = view.row()
+    assert row["total"] == row["tenants"]["t"] == row["workers"]["w0"]
+    assert row["total"] | {"staleness": None} == {
+        "requests": 1,
+        "prompt": 16,
+        "achieved": 4,
+        "reachable": 12,
+        "ideal": 12,
+        "avoidable": 8,
+        "claimed": 0,
+        "overclaimed": 0,
+        "achieved_share": 0.25,
+        "reachable_share": 0.75,
+        "ideal_share": 0.75,
+        "staleness": None,
+    }
+    assert (row["lookups"], row["hit_rate"], row["mean_matched_tokens"]) == (1, 1.0, 12.0)
+    assert row["lookup_p99_us"] is None, "nobody gave it a clock"
+
+
+def test_an_unbounded_cache_would_have_known() -> None:
+    view = fleet("w0")
+    told = Told(view)
+    told(stored(list(range(12))))
+    told(KvCleared())
+    asked = request(list(range(16)))
+    view.match(asked, 0.0)
+    view.placed(NodeId(1), asked, W0, 0.0)
+    view.answered(NodeId(1), 0)
+    total = view.row()["total"]
+    assert (total["reachable"], total["ideal"]) == (0, 12)
+
+
+def test_lookups_are_timed_by_the_drivers_clock() -> None:
+    view = fleet("w0")
+    ticks = iter([1.0, 1.5])
+    view.clock = lambda: next(ticks)
+    view.match(request(list(range(16))), 0.0)
+    assert view.row()["lookup_p99_us"] == pytest.approx(5e5, rel=0.02)
+
+
+# -- against the truth --------------------------------------------------------------------------
+
+
+class Line:
+    """A publisher with a replay buffer, and a line to us that loses, repeats and delays batches."""
+
+    def __init__(self, view: PrefixFleet, worker: WorkerId, rng: random.Random) -> None:
+        self.view, self.worker, self.rng = view, worker, rng
+        self.incarnation = 0
+        self.start()
+
+    def start(self) -> None:
+        """The worker's process starts (again), all of it."""
+        self.incarnation += 1
+        self.engine = EngineModel(SIZE, 24, seed=str(self.rng.randint(0, 1)))
+        self.sent: list[bytes] = []
+        self.sequence = Sequence()
+        cache = PrefixCache(SIZE, 24, True, self.incarnation)
+        self.view.up(self.worker, "m", (), cache)
+
+    def kill(self) -> None:
+        self.view.down(self.worker)
+        late, old = self.incarnation, [Next(0, one) for one in self.sent[:1]]
+        self.start()
+        self._tell(old, late)
+
+    def relaunch(self) -> None:
+        """The engine alone begins anew, under the same address."""
+        self.engine = EngineModel(SIZE, 24)
+        self.sent = []
+        self.sequence.reconnected()
+
+    def publish(self) -> None:
+        payload = self.engine.take()
+        if payload is None:
+            return
+        number, payload = len(self.sent), self.stamped(payload)
+        self.sent.append(payload)
+        if self.rng.random() < 0.3:
+            return  # lost
+        self._tell(self.sequence.live(number, payload))
+        if self.sequence.asking is not None and self.rng.random() < 0.5:
+            self.heal()
+
+    def stamped(self, payload: bytes) -> bytes:
+        """No two batches are equal: each carries its time."""
+        batch = msgspec.msgpack.decode(payload)
+        batch[0] = self.rng.random()
+        return msgspec.msgpack.encode(batch)
+
+    def heal(self) -> None:
+        while self.sequence.asking is not None:
+            for number in range(self.sequence.asking, len(self.sent)):
+                self._tell(self.sequence.replayed(number, self.sent[number]))
+            self._tell(self.sequence.answered())
+
+    def settle(self) -> None:
+        """The last word comes through, and with it what was lost before it."""
+        self.engine.events.append({"type": "BlockRemoved", "block_hashes": [], "medium": "GPU"})
+        payload = self.engine.take()
+        assert payload is not None
+        self.sent.append(self.stamped(payload))
+        self._tell(self.sequence.live(len(self.sent) - 1, self.sent[-1]))
+        self.heal()
+
+    def _tell(self, found: list[Next], incarnation: int | None = None) -> None:
+        start = self.incarnation if incarnation is None else incarnation
+        for item in found:
+            for batch in batches(self.worker, start, item):
+                self.view.take(batch)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 1 << 30), max_blocks=st.sampled_from([1 << 20, 1 << 20, 60]))
+def test_the_view_equals_the_truth_whatever_happened(seed: int, max_blocks: int) -> None:
+    """Kills, restarts, clears and gaps in any order."""
+    rng = random.Random(seed)
+    view = PrefixFleet(max_blocks=max_blocks)
+    lines = [Line(view, WorkerId(f"w{number}"), rng) for number in range(3)]
+    system = [[rng.randrange(3) for _ in range(rng.randint(0, 12))] for _ in range(3)]
+    prompts: list[list[int]] = []
+    for _ in range(60):
+        line = rng.choice(lines)
+        act = rng.random()
+        if act < 0.85:
+            tokens = rng.choice(system) + [rng.randrange(4) for _ in range(rng.randint(1, 16))]
+            prompts.append(tokens)
+            line.engine.serve(tokens, rng)
+            line.publish()
+        elif act < 0.90:
+            line.kill()
+        elif act < 0.95:
+            line.engine.clear()
+            line.publish()
+        else:
+            line.relaunch()
+    for line in lines:
+        line.settle()
+    for tokens in prompts:
+        hits = view.match(request([*tokens, 9]), 0.0)
+        assert hits is not None
+        for line in lines:
+            truth = line.engine.holds(tokens)
+            if max_blocks == 1 << 20:
+                assert hits.get(line.worker, 0) == truth
+            else:  # short of memory it may know less, and never more
+                assert hits.get(line.worker, 0) <= truth
+    view.check_integrity()

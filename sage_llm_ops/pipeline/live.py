@@ -20,6 +20,7 @@ from sage_llm_ops.pipeline.loop_bridge import LoopBridge
 from sage_llm_ops.pipeline.recording import Recorder
 from sage_llm_ops.pipeline.sage_graph import close, wire
 from sage_llm_ops.pipeline.watchdog import Watchdog
+from sage_llm_ops.prefix_reuse import PrefixFleet
 from sage_llm_ops.telemetry import Ledger
 from sage_llm_ops.types.errors import (
     ConfigError,
@@ -75,6 +76,8 @@ class LivePipeline:
         )
         self.plane = Plane(self.source, self.hands, self.ledger, prefix)
         self.operators = self.graph.operators(self.plane)
+        if isinstance(self.plane.prefix, PrefixFleet):
+            self.plane.prefix.clock = time.perf_counter
         self._env = wire(self.graph, self.operators, self.source)
         self._open = False
         self._closed = False

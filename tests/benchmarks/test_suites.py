@@ -20,6 +20,7 @@ from benchmarks.suites import (
     overload,
     pipeline,
     policy,
+    prefix,
     sim_core,
     simulate,
 )
@@ -176,3 +177,21 @@ def test_gateway_ratios_are_of_each_round(capsys: pytest.CaptureFixture[str]) ->
     assert list(metrics) == ["vs_best_python_peer"]
     assert (metrics["vs_best_python_peer"].min, metrics["vs_best_python_peer"].max) == (2.0, 3.0)
     assert "vs_rust_peer: absent" in capsys.readouterr().err
+
+
+def test_prefix() -> None:
+    sizes = prefix.Sizes(
+        prompts=40, repeats=2, blocks=2000, few_blocks=500, event_frames=64, peers=False
+    )
+    metrics = prefix.measure(sizes)
+    assert list(metrics) == [
+        "lookups_per_s_tokens",
+        "inserts_per_s_tokens",
+        "lookup_p99_us_tokens",
+        "lookups_per_s_hashes",
+        "holders_1024_vs_8",
+        "event_blocks_per_s",
+        "bytes_per_block_10m",
+        "lookup_10m_vs_100k",
+    ]
+    _ordered(metrics)

@@ -48,11 +48,11 @@ class Tree(Protocol):
     def insert(self, root: int, data: bytes, n: int, holder: int, plane: int) -> int:
         """The holder has these blocks; they are the most recently used. The last slot."""
 
-    def lookup(self, root: int, data: bytes, n: int, masks: tuple[int, ...]) -> Found:
-        """How far each holder reaches, once for each mask of planes that may be used."""
-
-    def lookup_keys(self, root: int, keys: bytes, n: int, masks: tuple[int, ...]) -> Found:
-        """The same by keys alone: a collision is not seen."""
+    def find(
+        self, digest: bytes, data: bytes, n: int, masks: tuple[int, ...], keyed: bool
+    ) -> Found:
+        """How far each holder reaches below the root of a salt, once for each mask of planes that may
+        be used. `keyed`: the data are keys, and a collision is not seen."""
 
     def verify(self, slot: int, born: int, data: bytes, n: int) -> int:
         """Of the path of n blocks that ends at the slot: leading ones that have these tokens."""

@@ -40,7 +40,7 @@ class Believed:
         digest = index.digest(salt)
         root = tree.root(digest, True)
         assert root is not None
-        known = tree.lookup(root, data, n, (REPORTED,)).known
+        known = tree.find(digest, data, n, (REPORTED,), not index.block_size).known
         tree.insert(root, data, n, 0, 0)
         if known < n:
             keyed = not index.block_size

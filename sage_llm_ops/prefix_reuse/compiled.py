@@ -35,10 +35,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "px_clone": (c_void_p, (c_void_p,)),
     "px_holders": (c_int, (c_void_p, c_uint32)),
     "px_salt": (c_uint32, (c_void_p, c_uint32, c_char_p, c_int)),
-    "px_lookup": (c_uint32, (c_void_p, c_uint32, c_char_p, c_uint32, c_uint32, *[c_void_p] * 3)),
-    "px_lookup_keys": (
+    "px_find": (
         c_uint32,
-        (c_void_p, c_uint32, c_char_p, c_uint32, c_uint32, *[c_void_p] * 3),
+        (c_void_p, c_char_p, c_char_p, c_uint32, c_int, c_uint32, *[c_void_p] * 3),
     ),
     "px_verify": (c_uint32, (c_void_p, c_uint32, c_uint32, c_char_p, c_uint32)),
     "px_insert": (
@@ -106,40 +105,33 @@ class CompiledTree:
             raise MemoryError("no memory for a prefix tree")
         self._tree = made
         self._keyed = block_size == 0
-        self._lookup, self._by_keys = self._c.px_lookup, self._c.px_lookup_keys
+        self._find = self._c.px_find
         self._last = c_uint32()
         self._last_at = ctypes.addressof(self._last)
-        self._masks: dict[tuple[int, ...], Any] = {}
-        self._rows()
+        self._prepared: dict[tuple[int, ...], tuple[Any, int, int]] = {}
+        self._kept: dict[tuple[int, ...], Any] = {}
 
     def __del__(self) -> None:
         tree, self._tree = getattr(self, "_tree", None), None
         if tree:
             self._c.px_free(tree)
 
-    def _rows(self) -> None:
-        """Where lookups write; made anew when there are more holders."""
-        self._out: dict[int, tuple[Any, int]] = {}
-
-    def _room(self, masks: int) -> tuple[Any, int]:
-        found = self._out.get(masks)
-        if found is None:
-            rows = np.zeros(max(1, masks * self.holders), dtype=np.uint32)
-            found = self._out[masks] = (rows[: masks * self.holders], rows.ctypes.data)
-        return found
-
-    def _mask(self, masks: tuple[int, ...]) -> Any:
-        found = self._masks.get(masks)
-        if found is None:
-            found = self._masks[masks] = (c_uint32 * len(masks))(*masks)
-        return found
+    def _prepare(self, masks: tuple[int, ...]) -> tuple[Any, int, int]:
+        """Where lookups with these masks write, and where the masks are."""
+        size = len(masks) * self.holders
+        rows = np.zeros(max(1, size), dtype=np.uint32)
+        mask = (c_uint32 * len(masks))(*masks)
+        self._kept[masks] = mask, rows
+        made = rows[:size], rows.ctypes.data, ctypes.addressof(mask)
+        self._prepared[masks] = made
+        return made
 
     def ensure_holders(self, count: int) -> None:
         if count > self.holders:
             if not self._c.px_holders(self._tree, count):
                 raise MemoryError(f"no memory for {count} holders")
             self.holders = count
-            self._rows()
+            self._prepared = {}
 
     def root(self, digest: bytes, create: bool) -> int | None:
         return self._c.px_salt(self._tree, 0, digest, create) or None
@@ -149,20 +141,14 @@ class CompiledTree:
         slot: int = self._c.px_insert(self._tree, root, tokens, keys, n, holder, plane)
         return slot
 
-    def lookup(self, root: int, data: bytes, n: int, masks: tuple[int, ...]) -> Found:
-        if self._keyed:
-            return self.lookup_keys(root, data, n, masks)
-        rows, at = self._room(len(masks))
-        known = self._lookup(
-            self._tree, root, data, n, len(masks), self._mask(masks), at, self._last_at
-        )
-        return Found(known, self._last.value, rows.copy())
-
-    def lookup_keys(self, root: int, keys: bytes, n: int, masks: tuple[int, ...]) -> Found:
-        rows, at = self._room(len(masks))
-        known = self._by_keys(
-            self._tree, root, keys, n, len(masks), self._mask(masks), at, self._last_at
-        )
+    def find(
+        self, digest: bytes, data: bytes, n: int, masks: tuple[int, ...], keyed: bool
+    ) -> Found:
+        prepared = self._prepared.get(masks)
+        if prepared is None:
+            prepared = self._prepare(masks)
+        rows, out, mask = prepared
+        known = self._find(self._tree, digest, data, n, keyed, len(masks), mask, out, self._last_at)
         return Found(known, self._last.value, rows.copy())
 
     def verify(self, slot: int, born: int, data: bytes, n: int) -> int:

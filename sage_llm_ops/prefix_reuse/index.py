@@ -152,6 +152,8 @@ class PrefixReuseIndex:
         self._entries: dict[tuple[int, int], PrefixEntry] = {}
         """By slot and birth, of those that came with blocks or metadata."""
         self._digests: dict[Salt, bytes] = {}
+        self._most = 0
+        """There are no more blocks than that: counting them costs as much as inserting some."""
 
     # -- what is there ------------------------------------------------------------------------
 
@@ -233,7 +235,9 @@ class PrefixReuseIndex:
         )
         if made.kv_block_ids or made.metadata:
             self._remember(identity, made)
-        self.shrink()
+        self._most += n
+        if self._most > self.max_blocks:
+            self.shrink()
         return made
 
     def invalidate(
@@ -272,7 +276,9 @@ class PrefixReuseIndex:
 
     def shrink(self) -> list[int]:
         """Evict what is beyond `max_blocks`."""
-        return self.tree.evict(self.max_blocks)
+        gone = self.tree.evict(self.max_blocks)
+        self._most = len(self)
+        return gone
 
     # -- holders ------------------------------------------------------------------------------
 
@@ -353,12 +359,9 @@ class PrefixReuseIndex:
         self, data: bytes, salt: Salt, masks: tuple[int, ...], keyed: bool, n: int | None = None
     ) -> Found:
         """`lookup` for those who know planes: of a checked buffer, its first n blocks."""
-        root = self.tree.root(self.digest(salt), False)
-        if root is None:
-            return Found(0, 0, np.zeros(len(masks) * self.tree.holders, dtype=np.uint32))
-        if keyed:
-            return self.tree.lookup_keys(root, data, len(data) // 8 if n is None else n, masks)
-        return self.tree.lookup(root, data, len(data) // self.width if n is None else n, masks)
+        if n is None:
+            n = len(data) // (8 if keyed else self.width)
+        return self.tree.find(self.digest(salt), data, n, masks, keyed)
 
     def entry(self, slot: int, blocks: int) -> PrefixEntry:
         """The prefix that ends at a slot: as it was inserted, or by its name alone."""

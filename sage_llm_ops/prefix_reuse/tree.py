@@ -141,17 +141,21 @@ class PythonTree:
 
     # -- questions ----------------------------------------------------------------------------
 
-    def lookup(self, root: int, data: bytes, n: int, masks: tuple[int, ...]) -> Found:
-        return self._reach(root, list(self._walk(root, data, n)), masks)
-
-    def lookup_keys(self, root: int, keys: bytes, n: int, masks: tuple[int, ...]) -> Found:
-        node, path = self._nodes[root], []
+    def find(
+        self, digest: bytes, data: bytes, n: int, masks: tuple[int, ...], keyed: bool
+    ) -> Found:
+        root = self._roots.get(digest)
+        if root is None:
+            return Found(0, 0, np.zeros(len(masks) * self.holders, dtype=np.uint32))
+        if not keyed:
+            return self._reach(root.slot, list(self._walk(root.slot, data, n)), masks)
+        node, path = root, []
         for at in range(0, 8 * n, 8):
-            found = self._child_by_key(node, int.from_bytes(keys[at : at + 8], "little"))
+            found = self._child_by_key(node, int.from_bytes(data[at : at + 8], "little"))
             if found is None:
                 break
             path.append(node := found)
-        return self._reach(root, path, masks)
+        return self._reach(root.slot, path, masks)
 
     def _reach(self, root: int, path: list[Node], masks: tuple[int, ...]) -> Found:
         reach = np.zeros((len(masks), self.holders), dtype=np.uint32)

@@ -730,12 +730,24 @@ static int narrow(Tree *t, u32 set, u32 d, u32 masks, const u32 *mask, u32 *out)
     return any != 0;
 }
 
-u32 px_lookup(Tree *t, u32 root, const char *tok, u32 n, u32 masks, const u32 *mask, u32 *out, u32 *last) {
+static u32 px_lookup(Tree *t, u32 root, const char *tok, u32 n, u32 masks, const u32 *mask, u32 *out, u32 *last) {
     LOOKUP(child(t, s, tok + (size_t)d * t->width))
 }
 
-u32 px_lookup_keys(Tree *t, u32 root, const u64 *keys, u32 n, u32 masks, const u32 *mask, u32 *out, u32 *last) {
+static u32 px_lookup_keys(Tree *t, u32 root, const u64 *keys, u32 n, u32 masks, const u32 *mask, u32 *out, u32 *last) {
     LOOKUP(child_by_key(t, s, keys[d]))
+}
+
+/* Either of them below the root of a salt, in one call: two cost more than the walk. */
+u32 px_find(Tree *t, const char *digest, const char *data, u32 n, int keyed, u32 masks, const u32 *mask, u32 *out,
+            u32 *last) {
+    u32 root = px_salt(t, 0, digest, 0);
+    if (!root) {
+        memset(out, 0, (size_t)masks * t->holders * sizeof(u32));
+        return *last = 0;
+    }
+    if (keyed) return px_lookup_keys(t, root, (const u64 *)data, n, masks, mask, out, last);
+    return px_lookup(t, root, data, n, masks, mask, out, last);
 }
 
 /* Of a path that ends at `slot`: how many of its leading n blocks have these tokens. */

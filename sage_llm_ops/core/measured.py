@@ -35,6 +35,7 @@ def measured(control: ControlPlane) -> PerformanceMetrics:
             100.0 * total.cached_tokens / total.prompt_tokens if total.prompt_tokens else None
         ),
         workers=metrics.table(),
+        prefix=control.pipeline.prefixes() or None,
     )
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from sage_llm_ops.config import dump_pipeline
 from sage_llm_ops.engines.base import Tokenizer, Worker
@@ -198,6 +199,11 @@ class LivePipeline:
             raise UnknownName("operator", operator, self.operators)
         check_live(found, option, value)
         self.source.post(ConfigSet(operator=operator, option=option, value=value))
+
+    def prefixes(self) -> dict[str, Any]:
+        """What prefix reuse brought so far; empty where nobody looks prefixes up."""
+        view = self.plane.prefix
+        return view.row() if isinstance(view, PrefixFleet) else {}
 
     # -- inside -------------------------------------------------------------------------------
 

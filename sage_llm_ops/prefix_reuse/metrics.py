@@ -106,8 +106,8 @@ class PrefixReuseMetrics:
             "lookup_p99_us": None if p99 is None else p99 * 1e6,
             "conflict_rate": _share(conflicts, self.lookups),
             "total": self.total.row(),
-            "tenants": {name: reuse.row() for name, reuse in sorted(self.tenants.items())},
-            "workers": {name: reuse.row() for name, reuse in sorted(self.workers.items())},
+            "tenants": {name: reuse.row() for name, reuse in sorted(self.tenants.copy().items())},
+            "workers": {name: reuse.row() for name, reuse in sorted(self.workers.copy().items())},
         }
 
 

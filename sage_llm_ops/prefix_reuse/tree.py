@@ -339,7 +339,7 @@ class PythonTree:
     # -- whole --------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        sets = len({frozenset(node.held) for node in self._nodes.values() if node.held})
+        sets = len({frozenset(node.held) for node in list(self._nodes.values()) if node.held})
         size = 400 * len(self._nodes)  # about: objects differ between versions of Python
         return Stats(len(self._order), len(self._roots), sets, self._conflicts, self._evicted, size)
 

@@ -242,12 +242,12 @@ class PrefixFleet:
     # -- whole --------------------------------------------------------------------------------
 
     def row(self) -> dict[str, Any]:
-        """Plain numbers for people and metrics."""
-        conflicts = sum(index.tree.stats().conflicts for index in self._indexes.values())
+        """Plain numbers for people and metrics, from any thread."""
+        counts = [index.tree.stats() for index in list(self._indexes.values())]
         return {
-            **self.metrics.row(conflicts),
-            "blocks": sum(len(index) for index in self._indexes.values()),
-            "bytes": sum(index.tree.stats().bytes for index in self._indexes.values()),
+            **self.metrics.row(sum(one.conflicts for one in counts)),
+            "blocks": sum(one.blocks for one in counts),
+            "bytes": sum(one.bytes for one in counts),
             "drops": dict(self.drops),
         }
 

@@ -30,6 +30,9 @@ class PerformanceMetrics:
     """Cached share of the prompt tokens of completed requests, in percent."""
     workers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """One row a worker and one `total`: counts, and p50, p95, p99 of TTFT, TPOT, queue, latency."""
+    prefix: dict[str, Any] | None = None
+    """What prefix reuse brought and could have brought, in total, by tenant and by worker (see
+    `prefix_reuse/metrics.py`); None where nobody looks prefixes up."""
 
     @property
     def throughput(self) -> float | None:

@@ -78,3 +78,16 @@ def test_the_tokenizer_decides_what_travels() -> None:
     for instance, planes in ((text, ByteTokenizer.hash), (tokens, TextTokenizer.hash)):
         with pytest.raises(ConfigError, match="with another tokenizer, or as text"):
             HttpWorker(instance, RecordingUplink(), tokenizer_hash=planes)
+
+
+def test_kv_events_need_token_ids() -> None:
+    said = {"kv_events": "tcp://h:5557", "kv_replay": "tcp://h:5558"}
+    with pytest.raises(ConfigError, match="give a tokenizer"):
+        options_of(ExecutionInstance("i", model_name="m", options=said))
+    with pytest.raises(ConfigError, match="kv_events beside"):
+        only = {"kv_replay": "tcp://h:5558", "tokenizer_kind": "bytes"}
+        options_of(ExecutionInstance("i", model_name="m", options=only))
+    found = options_of(
+        ExecutionInstance("i", model_name="m", options={**said, "tokenizer_kind": "bytes"})
+    )
+    assert (found.kv_events, found.block_size) == ("tcp://h:5557", 16)

@@ -38,6 +38,13 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How many requests the server batches: it does not tell."""
     max_model_len: int = 0
     """Where the server does not tell. 0: the server refuses what is too long."""
+    kv_events: str = ""
+    """Where the server publishes what becomes of its prefix cache (vLLM's `--kv-events-config`, its
+    endpoint): tcp://host:5557. Needs a tokenizer and `block_size`."""
+    kv_replay: str = ""
+    """Its replay endpoint."""
+    block_size: int = 16
+    """Tokens a block of its prefix cache."""
     pool_size: int = 256
     """Connections kept to the server."""
     connect_timeout_s: float = 5.0
@@ -73,6 +80,11 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
             numeric = isinstance(value, int | float) and name != "max_model_len"
             if (numeric and not value > 0) or (name == "max_model_len" and value < 0):
                 raise ConfigError(f"{name}={value!r} of engine 'http' must be above 0")
+        if (self.kv_events or self.kv_replay) and not (self.kv_events and self.as_tokens):
+            raise ConfigError(
+                "kv_events of engine 'http' tell of token ids: give a tokenizer, and kv_events beside "
+                "kv_replay, or leave them out"
+            )
         if not self.tasks:
             raise ConfigError("tasks=[] of engine 'http': name generate, embed or both")
 

@@ -278,6 +278,10 @@ class Session:
                 chat_template=not options.as_tokens,
                 max_model_len=served.max_model_len,
                 max_num_seqs=options.max_num_seqs,
+                prefix_cache=bool(options.kv_events),
+                kv_events=options.kv_events,
+                kv_replay=options.kv_replay,
+                block_size=options.block_size if options.kv_events else 0,
             ),
         )
 

@@ -44,6 +44,14 @@ METRICS: dict[str, tuple[str, str]] = {
     "engine_slots": ("gauge", "Requests that an engine is given at a time."),
     "engine_running": ("gauge", "Requests that an engine has now."),
     "engine_kv_usage": ("gauge", "Share of its KV cache in use; absent until it said so."),
+    "prefix_lookups_total": ("counter", "Requests for which prefix holders were looked up."),
+    "prefix_tokens_total": (
+        "counter",
+        "Prompt tokens that were cached (achieved), that the best engine had (reachable), that a "
+        "cache without bounds would have had (ideal), and that were computed although another "
+        "engine had them (avoidable).",
+    ),
+    "prefix_index_bytes": ("gauge", "Memory of the prefix index."),
     "decisions_total": ("counter", "Entries of the ledger."),
 }
 
@@ -117,7 +125,20 @@ def _values(gateway: Gateway) -> dict[str, Iterable[Sample]]:
         "engine_slots": per_row("slots"),
         "engine_running": per_row("running"),
         "engine_kv_usage": per_row("kv_usage"),
+        **_prefixes(gateway),
         "decisions_total": one(gateway.plane.pipeline.ledger.decisions),
+    }
+
+
+def _prefixes(gateway: Gateway) -> dict[str, Iterable[Sample]]:
+    row = gateway.plane.pipeline.prefixes()
+    if not row:
+        return {name: [] for name in METRICS if name.startswith("prefix_")}
+    kinds = ("achieved", "reachable", "ideal", "avoidable")
+    return {
+        "prefix_lookups_total": [({}, row["lookups"])],
+        "prefix_tokens_total": [({"kind": kind}, row["total"][kind]) for kind in kinds],
+        "prefix_index_bytes": [({}, row["bytes"])],
     }
 
 

@@ -24,6 +24,7 @@ typedef int32_t i32;
 #define NIL 0xFFFFFFFFu
 #define PLANES 4 /* tiers 0 to 2 as engines report them, and what is only expected */
 #define TIERS 3
+#define MASKS 8 /* in one lookup, at most */
 #define VIRTUAL 0x80000000u /* in kids: a salt, no block */
 #define KIDS 0x7FFFFFFFu
 
@@ -56,7 +57,7 @@ typedef struct {
     /* sets */
     u32 words, stride, set_cap, set_top, set_free, sets;
     u32 *set_refs, *set_link;
-    u64 *set_bits, *scratch, *live, *seen;
+    u64 *set_bits, *scratch, *live;
     u32 *set_table;
     u32 set_tmask;
     /* holders */
@@ -560,7 +561,7 @@ void px_free(Tree *t) {
         free(t->holder[h].list);
     }
     void *all[] = {t->key, t->parent, t->kids, t->set, t->prev, t->next, t->born, t->tok, t->table,
-                   t->set_refs, t->set_link, t->set_bits, t->set_table, t->scratch, t->live, t->seen, t->holder};
+                   t->set_refs, t->set_link, t->set_bits, t->set_table, t->scratch, t->live, t->holder};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     free(t);
 }
@@ -594,10 +595,9 @@ Tree *px_new(i32 block_size, u32 remember, u64 key_mask) {
     t->set_link = malloc(t->set_cap * 4);
     t->set_bits = calloc((size_t)t->set_cap * t->stride, 8);
     t->scratch = calloc(t->stride, 8);
-    t->live = calloc(8 * t->words, 8);
-    t->seen = calloc(t->words, 8);
+    t->live = calloc(MASKS * t->words, 8);
     if (!t->key || !t->parent || !t->kids || !t->set || !t->prev || !t->next || !t->born || !t->tok ||
-        !t->table || !t->set_refs || !t->set_link || !t->set_bits || !t->scratch || !t->live || !t->seen ||
+        !t->table || !t->set_refs || !t->set_link || !t->set_bits || !t->scratch || !t->live ||
         !sets_reindex(t, 64)) {
         px_free(t);
         return NULL;
@@ -635,8 +635,7 @@ Tree *px_clone(const Tree *t) {
     c->set_bits = copy(t->set_bits, (size_t)t->set_cap * t->stride * 8);
     c->set_table = copy(t->set_table, ((size_t)t->set_tmask + 1) * 4);
     c->scratch = copy(t->scratch, t->stride * 8);
-    c->live = copy(t->live, (size_t)t->words * 8 * 8);
-    c->seen = copy(t->seen, (size_t)t->words * 8);
+    c->live = copy(t->live, (size_t)t->words * MASKS * 8);
     c->holder = calloc((size_t)t->holders * PLANES + 1, sizeof(Holder));
     if (!c->holder) abort();
     for (u32 h = 0; h < t->holders * PLANES; h++) c->holder[h].held = t->holder[h].held;
@@ -656,8 +655,8 @@ int px_holders(Tree *t, u32 n) {
     if (words == t->words) return 1;
     u32 stride = words * PLANES;
     u64 *bits = calloc((size_t)t->set_cap * stride, 8);
-    u64 *scratch = calloc(stride, 8), *live = calloc(words * 8, 8), *seen = calloc(words, 8);
-    if (!bits || !scratch || !live || !seen) return 0;
+    u64 *scratch = calloc(stride, 8), *live = calloc(words * MASKS, 8);
+    if (!bits || !scratch || !live) return 0;
     for (u32 s = 1; s < t->set_top; s++)
         for (u32 p = 0; p < PLANES; p++)
             memcpy(bits + (size_t)s * stride + p * words,
@@ -665,11 +664,9 @@ int px_holders(Tree *t, u32 n) {
     free(t->set_bits);
     free(t->scratch);
     free(t->live);
-    free(t->seen);
     t->set_bits = bits;
     t->scratch = scratch;
     t->live = live;
-    t->seen = seen;
     t->words = words;
     t->stride = stride;
     return sets_reindex(t, t->set_tmask + 1);

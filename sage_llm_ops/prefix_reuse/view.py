@@ -312,14 +312,21 @@ class PrefixFleet:
         index, n = asked.index, min(asked.n, most // asked.unit)
         found = index.find(asked.data, asked.salt, (ANY, REPORTED), not index.block_size, n)
         looked.known = max(looked.known, found.known * asked.unit)
-        half = len(found.reach) // 2
-        for answers, reach in (
-            (looked.hits, found.reach[:half]),
-            (looked.reported, found.reach[half:]),
-        ):
-            if reach.any():
-                for row in reach.nonzero()[0].tolist():
-                    answers[WorkerId(index.names[row])] = int(reach[row]) * asked.unit
+        if not found.known:
+            return
+        half, unit, names = len(found.reach) // 2, asked.unit, index.names
+        reach: Any = found.reach
+        rows: Any = range(half)
+        if half > 64:
+            rows = reach[:half].nonzero()[0].tolist()
+        else:
+            reach = reach.tolist()  # few are looked at quicker one by one
+        for row in rows:
+            blocks, told = reach[row], reach[half + row]
+            if blocks:
+                looked.hits[WorkerId(names[row])] = int(blocks) * unit
+                if told:
+                    looked.reported[WorkerId(names[row])] = int(told) * unit
 
     def _wait(self, node: NodeId, due: float) -> None:
         self._given[node].due = due

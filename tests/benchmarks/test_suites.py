@@ -21,6 +21,7 @@ from benchmarks.suites import (
     pipeline,
     policy,
     prefix,
+    prefix_routing,
     sim_core,
     simulate,
 )
@@ -194,4 +195,14 @@ def test_prefix() -> None:
         "bytes_per_block_10m",
         "lookup_10m_vs_100k",
     ]
+    _ordered(metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+def test_prefix_routing() -> None:
+    metrics = prefix_routing.measure(1, prefix_routing.Shape(2, 4, 3, 2))
+    assert metrics["outputs_identical"].value == 1.0
+    assert metrics["cached_aware"].value >= metrics["cached_round_robin"].value
     _ordered(metrics)

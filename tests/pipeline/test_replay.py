@@ -75,6 +75,7 @@ def trouble(spec: PipelineSpec, path: Path, seed: int) -> dict[str, int]:
             pipeline.submit(
                 make_request(
                     f"r{n}",
+                    n_prompt=rng.choice([4, 40, 100]),  # some share blocks
                     max_tokens=rng.randint(1, 6),
                     temperature=rng.choice([0.0, 0.0, 1.0]),
                     priority=rng.randint(0, 4),
@@ -116,7 +117,7 @@ def trouble(spec: PipelineSpec, path: Path, seed: int) -> dict[str, int]:
 @given(
     seed=st.integers(0, 1 << 30),
     policy=st.sampled_from(["fifo", "priority"]),
-    routing=st.sampled_from(["load_balanced", "round_robin"]),
+    routing=st.sampled_from(["load_balanced", "round_robin", "locality", "predicted_latency"]),
 )
 @settings(
     max_examples=8,

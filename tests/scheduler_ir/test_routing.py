@@ -56,6 +56,7 @@ LOAD_AWARE = (
     "least_connections",
     "least_response_time",
     "power_of_two",
+    "bounded_prefix",
     "predicted_latency",
 )
 AFFINE = ("affinity", "locality", "topology_aware", "bounded_hash")

@@ -176,7 +176,6 @@ class Observe(Operator):
         self._forgive(event, fleet.rows[event.worker], "it came up")
         models = (event.model, *event.models)
         fleet.up(event.worker, models, event.slots, event.max_model_len, event.tasks)
-        self.plane.prefix.up(event.worker, event.model, event.models, event.prefixes)
         self._meet(event)
         self._tell_ledger(event)
         return event
@@ -220,6 +219,7 @@ class Observe(Operator):
         row = plane.fleet.rows[event.worker]
         if plane.fleet.state[row] == GONE:
             return
+        plane.prefix.up(event.worker, event.model, event.models, event.prefixes)
         traits = plane.fleet.traits
         traits.splits[row] = {"prefill", "decode"} <= set(event.kinds)
         traits.fetches[row] = event.fetches

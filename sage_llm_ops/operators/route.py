@@ -116,7 +116,7 @@ class Route(Operator):
             work_us = self._work_us(event, row, length) if foreseen else 0
             fleet.reserve(node.id, row, tokens, work_us)
             job.node = node.id  # now: what raises below must find what to give back
-        plane.prefix.placed(node.id, request, worker, event.now)
+            plane.prefix.placed(node.id, request, worker, event.now)
         plane.ledger.place(
             event.seq,
             event.now,

@@ -55,18 +55,18 @@ class Followed:
     def ask(self, now: float) -> list[Next]:
         """Ask for what is missing, if anything is and nothing is asked for yet; give up what is not
         answered in time."""
-        if self.asked is not None and now < self.until:
-            return []
+        out: list[Next] = []
         if self.asked is not None:
+            if now < self.until:
+                return out
             self.asked = None
-            return self.sequence.answered()
-        if self.sequence.asking is None:
-            return []
-        if self.replay is None:
-            return self.sequence.answered()
-        self.asked, self.until = self.sequence.asking, now + ANSWER_S
-        self.replay.send_multipart([b"", self.asked.to_bytes(8, "big")])
-        return []
+            out += self.sequence.answered()
+        while self.sequence.asking is not None and self.replay is None:
+            out += self.sequence.answered()
+        if self.sequence.asking is not None and self.replay is not None:
+            self.asked, self.until = self.sequence.asking, now + ANSWER_S
+            self.replay.send_multipart([b"", self.asked.to_bytes(8, "big")])
+        return out
 
     def close(self) -> None:
         self.live.disable_monitor()

@@ -91,8 +91,10 @@ class Sequence:
         return out
 
     def reconnected(self) -> None:
-        """The line was down."""
+        """The line was down. What waits behind a gap may be somebody else's; the answer brings it
+        again where it is not."""
         self._ignore = self.asking is not None
+        self._held.clear()
         self._ask()
 
     def _ask(self) -> None:

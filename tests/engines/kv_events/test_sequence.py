@@ -82,6 +82,17 @@ def test_one_that_began_anew_and_has_nothing_yet() -> None:
     assert sequence.answered() == [Next(0, None)]
 
 
+def test_what_waited_behind_a_gap_may_be_of_the_publisher_before() -> None:
+    sequence = Sequence()
+    sequence.answered()
+    sequence.live(1, b"old")
+    sequence.reconnected()
+    sequence.answered()
+    sequence.answered()
+    assert sequence.live(0, b"new") == [Next(0, None), Next(0, b"new")]
+    assert sequence.live(1, b"new 1") == [Next(1, b"new 1")]
+
+
 def test_a_line_that_was_down_for_a_moment() -> None:
     sequence = Sequence()
     sequence.answered()

@@ -171,7 +171,7 @@ def _events(frames: int) -> float:
     def take() -> None:
         for number, payload in enumerate(said):
             worker = WorkerId(f"w{number % WORKERS}")
-            for batch in batches(worker, 1, Next(number // WORKERS, payload)):
+            for batch in batches(worker, 1, [Next(number // WORKERS, payload)], print):
                 view.take(batch)
 
     seconds = _timed(take)

@@ -43,7 +43,7 @@ class Told:
         elif batch.number < self._next:
             self.drops["duplicates"] += 1
             return 0
-        self._next = batch.number + (not batch.more)
+        self._next = batch.number if batch.more else batch.number + batch.count
         before = self.blocks_in
         number = self._index.add(self._worker)
         for change in batch.changes:

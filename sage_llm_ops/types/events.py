@@ -152,6 +152,8 @@ class KvBatch(Event):
     number: int
     """Counts the engine's batches from 0. A large one comes in parts of the same number."""
     changes: list[KvChange]
+    count: int = 1
+    """How many of them are in it, from `number` on."""
     more: bool = False
     """A further part follows."""
     reset: bool = False

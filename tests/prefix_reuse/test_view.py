@@ -417,9 +417,8 @@ class Line:
 
     def _tell(self, found: list[Next], incarnation: int | None = None) -> None:
         start = self.incarnation if incarnation is None else incarnation
-        for item in found:
-            for batch in batches(self.worker, start, item):
-                self.view.take(batch)
+        for batch in batches(self.worker, start, found, pytest.fail):
+            self.view.take(batch)
 
 
 @settings(max_examples=100, deadline=None)

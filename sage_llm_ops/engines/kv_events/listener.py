@@ -20,11 +20,15 @@ from sage_llm_ops.engines.kv_events.sequence import Next, Sequence
 from sage_llm_ops.types.errors import ProtocolError
 from sage_llm_ops.types.events import KvBatch
 from sage_llm_ops.types.ids import WorkerId
+from sage_llm_ops.types.kv import KvChange
 
 log = logging.getLogger("sage_llm_ops.engines")
 
 ANSWER_S = 2.0
 """A publisher answers between two batches, or within a tenth of a second; one that has died never."""
+GATHER_S = 0.01
+"""Rest after every turn: engines publish once a step, and each turn takes time from the plane. What a
+worker was just given is expected to be there, so nobody waits for the report."""
 FRAME = 3
 """Parts: topic, number, payload; in an answer there may be an empty one before them."""
 END = (-1).to_bytes(8, "big", signed=True)
@@ -76,21 +80,51 @@ class Followed:
             self.replay.close(0)
 
 
-def batches(worker: WorkerId, incarnation: int, item: Next) -> list[KvBatch]:
-    """A batch as events of the graph; `ProtocolError` where it is none."""
-    forget = item.payload is None
-    said = [[]] if item.payload is None else parts(changes(item.payload))
-    return [
-        KvBatch(
-            worker=worker,
-            incarnation=incarnation,
-            number=item.number,
-            changes=part,
-            more=forget or at + 1 < len(said),
-            reset=forget,
+def batches(
+    worker: WorkerId, incarnation: int, found: list[Next], corrupted: Callable[[str], None]
+) -> list[KvBatch]:
+    """Batches in order as events of the graph, as few as there may be: each costs a dispatch, whatever
+    is in it. Of one that is no batch nothing is known, so all that was told before is forgotten."""
+    out: list[KvBatch] = []
+    said: list[KvChange] = []
+    first = count = 0
+
+    def flush() -> None:
+        nonlocal count
+        pieces = parts(said) if count else []
+        for at, piece in enumerate(pieces):
+            more = at + 1 < len(pieces)
+            out.append(
+                KvBatch(
+                    worker=worker,
+                    incarnation=incarnation,
+                    number=first,
+                    count=count,
+                    changes=piece,
+                    more=more,
+                )
+            )
+        said.clear()
+        count = 0
+
+    for number, payload in found:
+        try:
+            what = None if payload is None else changes(payload)
+        except ProtocolError as error:
+            corrupted(str(error))
+            what, number = None, number + 1
+        if what is not None:
+            first = first if count else number
+            said += what
+            count += 1
+            continue
+        flush()
+        forget = KvBatch(
+            worker=worker, incarnation=incarnation, number=number, changes=[], reset=True, more=True
         )
-        for at, part in enumerate(said)
-    ]
+        out.append(forget)
+    flush()
+    return out
 
 
 class KvListener:
@@ -193,18 +227,22 @@ class KvListener:
                 self._answers(one)
             if one.live in ready:
                 self._live(one)
+        if len(ready) > (self._wake in ready):
+            time.sleep(GATHER_S)
 
     def _live(self, one: Followed) -> None:
+        found: list[Next] = []
         for _ in range(256):  # then the others' turn
             try:
                 frame = one.live.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                break
             if len(frame) < FRAME or len(frame[-2]) != 8:
                 self._corrupted(one, f"{len(frame)} parts")
                 continue
             number = int.from_bytes(frame[-2], "big")
-            self._tell(one, one.sequence.live(number, frame[-1]))
+            found += one.sequence.live(number, frame[-1])
+        self._tell(one, found)
 
     def _answers(self, one: Followed) -> None:
         assert one.replay is not None
@@ -224,14 +262,10 @@ class KvListener:
             self._tell(one, one.sequence.replayed(number, frame[-1]))
 
     def _tell(self, one: Followed, found: list[Next]) -> None:
-        for item in found:
-            try:
-                said = batches(one.worker, one.incarnation, item)
-            except ProtocolError as error:
-                self._corrupted(one, str(error))  # what it said is lost: better to know nothing
-                said = batches(one.worker, one.incarnation, Next(item.number + 1, None))
-            for batch in said:
-                self._post(batch)
+        for batch in batches(
+            one.worker, one.incarnation, found, lambda what: self._corrupted(one, what)
+        ):
+            self._post(batch)
 
     def _reconnected(self, one: Followed) -> None:
         while one.monitor.poll(0):

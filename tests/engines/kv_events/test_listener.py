@@ -73,15 +73,22 @@ class Heard:
     def __init__(self) -> None:
         self._queue: queue.Queue[KvBatch] = queue.Queue()
         self.listener = KvListener(self._queue.put)
+        self._rest: list[tuple[int, list[int], bool]] = []
 
     def next(self) -> tuple[int, list[int], bool]:
-        """Number, names of the removed blocks, and whether everything before is to be forgotten."""
-        batch = self._queue.get(timeout=10.0)
-        names = [
-            int.from_bytes(change.hashes, "little")  # type: ignore[union-attr]
-            for change in batch.changes
-        ]
-        return batch.number, names, batch.reset
+        """Number, name of the removed block, and whether everything before is to be forgotten. What
+        came in one event is taken apart: each batch of these tests is one change."""
+        if not self._rest:
+            batch = self._queue.get(timeout=10.0)
+            names = [
+                int.from_bytes(change.hashes, "little")  # type: ignore[union-attr]
+                for change in batch.changes
+            ]
+            if batch.reset:
+                return batch.number, names, True
+            assert len(names) == batch.count
+            self._rest = [(batch.number + at, [name], False) for at, name in enumerate(names)]
+        return self._rest.pop(0)
 
     def nothing(self) -> bool:
         return self._queue.empty()

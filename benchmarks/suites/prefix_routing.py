@@ -30,7 +30,13 @@ one_prompt_skew: all conversations share one system prompt; uncached prompt toke
 over the mean. n counts rounds."""
 
 MODEL = "tiny"
-OPTIONS = {"core": "inproc", "max_model_len": 2048, "block_size": 32, "max_num_seqs": 16}
+OPTIONS = {
+    "kv_events": True,
+    "core": "inproc",
+    "max_model_len": 2048,
+    "block_size": 32,
+    "max_num_seqs": 16,
+}
 ROUTINGS = {"aware": "predicted_latency", "round_robin": "round_robin", "again": "round_robin"}
 SYSTEM_TOKENS, ANSWER_TOKENS = 600, 12
 

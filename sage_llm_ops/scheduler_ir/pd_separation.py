@@ -16,7 +16,7 @@ import msgspec
 from sage_llm_ops.cost_model import Link
 from sage_llm_ops.scheduler_ir.narrowing import DECODING, PREFILLING, for_kind
 from sage_llm_ops.scheduler_ir.routing.base import Rows
-from sage_llm_ops.scheduler_ir.routing.bounded import held
+from sage_llm_ops.scheduler_ir.routing.held import held
 from sage_llm_ops.scheduler_ir.routing.predicted_latency import prefill_of
 from sage_llm_ops.types.events import Offer
 from sage_llm_ops.types.protocols import FleetView

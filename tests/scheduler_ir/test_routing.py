@@ -167,6 +167,24 @@ def test_affinity_lets_go_near_saturation_and_says_so() -> None:
     assert choice.row == home
 
 
+@pytest.mark.parametrize(
+    ("name", "lets_go"), [(n, True) for n in AFFINE[:3]] + [(AFFINE[3], False)]
+)
+def test_nobody_queues_behind_more_prefill_than_affinity_can_save(name: str, lets_go: bool) -> None:
+    """A stranger's prefill of 5,000 tokens takes 16 + 0.2 * 5,000 ms: nobody waits for more than that."""
+    fleet = fleet_of(10, 10)
+    fields: Any = {"tenant": "a", "n_prompt": 5000}
+    routing = ROUTINGS[name]()
+    home = routing.choose(offer_of(0, **fields), fleet, fleet.with_room(NEEDS)).row
+    fleet.reserve(NodeId(0), home, 1, 1_000_000)
+    fleet.reserve(NodeId(1), 1 - home, 1, 1)
+    assert routing.choose(offer_of(1, **fields), fleet, fleet.with_room(NEEDS)).row == home
+    fleet.reserve(NodeId(2), home, 1, 100_000)
+    fleet.reserve(NodeId(3), 1 - home, 1, 1)
+    found = routing.choose(offer_of(2, **fields), fleet, fleet.with_room(NEEDS)).row
+    assert (found != home) is lets_go
+
+
 def test_locality_goes_where_the_prefix_is() -> None:
     fleet = fleet_of(10, 10, 10)
     offer = offer_of(0, n_prompt=5000, hits={WorkerId("w1"): 4096, WorkerId("w2"): 512})

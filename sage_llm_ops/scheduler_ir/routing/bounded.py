@@ -6,7 +6,9 @@ load stays within a bound: ceil(factor * (m + 1) * share), `m` being the nodes o
 times its part, however many requests want to go there (Mirrokni et al., bounded loads).
 
 Near saturation even that hurts: who waits for the room of a favourite leaves others idle. The guard
-lets go at `let_go` of the slots in use and holds on again below `hold`.
+lets go at `let_go` of the slots in use and holds on again below `hold`. And slots say nothing of
+prompts that wait for their prefill: where one worker has more of that before it than another by all
+that this prompt could save, a whole prefill of its own, it counts as over the bound, too.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import numpy as np
 
 from sage_llm_ops.scheduler_ir.routing import keys
 from sage_llm_ops.scheduler_ir.routing.base import Choice, Costs, Routing, Rows, least, load_share
+from sage_llm_ops.scheduler_ir.routing.held import held
+from sage_llm_ops.scheduler_ir.routing.predicted_latency import prefill_of
 from sage_llm_ops.types.events import Offer
 from sage_llm_ops.types.protocols import FleetView
 
@@ -62,6 +66,7 @@ class Bounded(Routing):
 
     unit: ClassVar[str] = "rank by affinity; those over the bound behind all others"
     Options = BoundedOptions
+    predicts: ClassVar[bool] = True
     guarded: ClassVar[bool] = True
 
     def __init__(self, options: Any = None) -> None:
@@ -80,6 +85,8 @@ class Bounded(Routing):
             return Choice(least(shares, fleet, rows), shares, reason)
         costs, home = self.suits(offer, fleet, rows)
         over = self._over(fleet, rows)
+        if self.guarded:
+            over |= _behind(offer, fleet, rows)
         if over.any():
             costs = costs + over * (1.0 + costs.max())
         row = least(costs, fleet, rows)
@@ -93,6 +100,13 @@ class Bounded(Routing):
         return running + 1 > np.ceil(total * slots - 1e-9)
 
 
+def _behind(offer: Offer, fleet: FleetView, rows: Rows) -> Any:
+    """Rows whose queue of prefills is longer than the shortest by more than affinity can win."""
+    work = fleet.work_us[rows] * 1e-3
+    length = offer.job.request.n_prompt + offer.job.delivered
+    return work - work.min() > prefill_of(fleet.traits.ms[:, rows], length, 0)
+
+
 def bound(factor: float, m: int, n: int) -> int:
     """What `m` nodes over `n` equal workers may come to on one of them, the next one included."""
     return ceil(factor * (m + 1) / n)
@@ -103,6 +117,7 @@ class BoundedHash(Bounded):
     plain algorithm, to compare the others with."""
 
     name: ClassVar[str] = "bounded_hash"
+    predicts: ClassVar[bool] = False
     guarded: ClassVar[bool] = False
 
     def suits(self, offer: Offer, fleet: FleetView, rows: Rows) -> tuple[Costs, str]:
@@ -161,17 +176,6 @@ def distance(a: tuple[str, ...], b: tuple[str, ...]) -> int:
             break
         same += 1
     return 1 + max(len(a), len(b)) - same
-
-
-def held(offer: Offer, fleet: FleetView, rows: Rows) -> Costs:
-    """Prompt tokens that each row has already."""
-    found = np.zeros(len(fleet.ids))
-    for worker, tokens in (offer.hits or {}).items():
-        row = fleet.rows.get(worker)
-        if row is not None:
-            found[row] = tokens
-    known: Costs = found[rows]
-    return known
 
 
 def _ranks(key: int, fleet: FleetView, rows: Rows) -> Costs:

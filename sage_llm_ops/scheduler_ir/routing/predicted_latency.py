@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from sage_llm_ops.scheduler_ir.routing.base import Choice, Costs, Routing, Rows, least
-from sage_llm_ops.scheduler_ir.routing.bounded import held
+from sage_llm_ops.scheduler_ir.routing.held import held
 from sage_llm_ops.types.events import Offer
 from sage_llm_ops.types.protocols import FleetView
 

@@ -23,7 +23,7 @@ import numpy as np
 from sage_llm_ops.scheduler_ir.routing import keys
 from sage_llm_ops.scheduler_ir.routing.base import Choice, Costs, Routing, Rows, least, load_share
 from sage_llm_ops.scheduler_ir.routing.held import held
-from sage_llm_ops.scheduler_ir.routing.predicted_latency import prefill_of
+from sage_llm_ops.scheduler_ir.routing.predicted_latency import behind
 from sage_llm_ops.types.events import Offer
 from sage_llm_ops.types.protocols import FleetView
 
@@ -86,7 +86,7 @@ class Bounded(Routing):
         costs, home = self.suits(offer, fleet, rows)
         over = self._over(fleet, rows)
         if self.guarded:
-            over |= _behind(offer, fleet, rows)
+            over |= behind(offer, fleet, rows)
         if over.any():
             costs = costs + over * (1.0 + costs.max())
         row = least(costs, fleet, rows)
@@ -98,13 +98,6 @@ class Bounded(Routing):
         running, slots = fleet.running[rows], fleet.slots[rows]
         total = self.options.factor * (int(running.sum()) + 1) / int(slots.sum())
         return running + 1 > np.ceil(total * slots - 1e-9)
-
-
-def _behind(offer: Offer, fleet: FleetView, rows: Rows) -> Any:
-    """Rows whose queue of prefills is longer than the shortest by more than affinity can win."""
-    work = fleet.work_us[rows] * 1e-3
-    length = offer.job.request.n_prompt + offer.job.delivered
-    return work - work.min() > prefill_of(fleet.traits.ms[:, rows], length, 0)
 
 
 def bound(factor: float, m: int, n: int) -> int:

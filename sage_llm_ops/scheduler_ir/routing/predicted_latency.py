@@ -104,3 +104,11 @@ def prefill_of(ms: Costs, new: Any, cached: Any) -> Costs:
         ms[0] + ms[1] * new + ms[2] * short + ms[3] * (new * (2 * cached + new)), 0.0
     )
     return time
+
+
+def behind(offer: Offer, fleet: FleetView, rows: Rows) -> Any:
+    """Rows whose queue of prefills is longer than the shortest by more than this prompt's whole
+    prefill: by more than any reuse there could win. Never all of them."""
+    work = fleet.work_us[rows] * 1e-3
+    length = offer.job.request.n_prompt + offer.job.delivered
+    return work - work.min() > prefill_of(fleet.traits.ms[:, rows], length, 0)

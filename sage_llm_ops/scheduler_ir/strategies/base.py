@@ -121,7 +121,9 @@ class Strategy:
         from now, so that it does not go stale while it waits. An order that one key cannot say
         overrides the four below instead.
         """
-        raise NotImplementedError(f"strategy {self.name!r} has no key")
+        raise NotImplementedError(
+            f"strategy {self.name!r} has no order: give it key(), or _enter, _pick, _order and _gone"
+        )
 
     def _enter(self, job: Job, number: int, now: float) -> None:
         """A job was pushed."""

@@ -38,7 +38,8 @@ _TOO_NEAR = 0.8
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """One `ControlPlaneVLLMService`. None: the default of `ControlPlaneManager`."""
+    """One `ControlPlaneVLLMService`. None: the default of `ControlPlaneManager`; but no
+    `routing_strategy` is `predicted_latency`."""
 
     name: str
     scheduling_policy: str | None = None

@@ -12,6 +12,8 @@ from sage_llm_ops.types.pipelines import OperatorSpec, PipelineSpec
 POLICY = "adaptive"
 ROUTING = "load_balanced"
 """A manager's, where nobody says; `pipelines/serving.toml` says the plainest of all."""
+SERVICE_ROUTING = "predicted_latency"
+"""A service's, where its table does not say: the one that reuses prefixes (docs/adr/0009)."""
 
 
 def serving(
@@ -52,7 +54,7 @@ def serving_of(service: ServiceConfig) -> PipelineSpec:
     split = PDSeparationConfig(enabled=service.enable_pd_separation is not False)
     return serving(
         scheduling_policy=service.scheduling_policy or POLICY,
-        routing_strategy=service.routing_strategy or ROUTING,
+        routing_strategy=service.routing_strategy or SERVICE_ROUTING,
         scheduling_options=service.scheduling_options,
         routing_options=service.routing_options,
         admission=service.admission,

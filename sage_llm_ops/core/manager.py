@@ -14,7 +14,7 @@ from sage_llm_ops.config import ServiceConfig, load_services
 from sage_llm_ops.config.services import SETTINGS
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.coordinator import ExecutionCoordinator
-from sage_llm_ops.core.defaults import POLICY, ROUTING, serving, split_settings
+from sage_llm_ops.core.defaults import POLICY, ROUTING, SERVICE_ROUTING, serving, split_settings
 from sage_llm_ops.core.discovery import Reload
 from sage_llm_ops.core.dry_run import (
     PDRoutingStrategy,
@@ -111,9 +111,11 @@ class ControlPlaneManager:
     def from_service(
         cls, found: ServiceConfig, *, watch: bool = False, **options: Any
     ) -> ControlPlaneManager:
-        """A manager as one service's table describes it; `options` win. `watch` as above."""
+        """A manager as one service's table describes it; `options` win. `watch` as above. Where the
+        table names no routing, it is the one that reuses prefixes, not a bare manager's."""
         said = {name: getattr(found, name) for name in SETTINGS}
         given = {name: value for name, value in said.items() if value is not None}
+        given.setdefault("routing_strategy", SERVICE_ROUTING)
         try:
             manager = cls(**{**given, **options})
         except ConfigError as error:

@@ -84,9 +84,13 @@ class Traits:
         self.known[row] = True
 
     def responded(self, row: int, ms: float) -> None:
-        """One more request took so long."""
+        """One more request took so long. Requests differ far more than workers do, so one tells little,
+        and the first of a worker no more than any other: it starts from what the others have."""
         before = float(self.response_ms[row])
-        self.response_ms[row] = before + 0.1 * (ms - before) if before else ms
+        if not before:
+            known = self.response_ms[self.response_ms > 0.0]
+            before = float(known.mean()) if known.size else ms
+        self.response_ms[row] = before + 0.02 * (ms - before)
 
     @staticmethod
     def rough() -> tuple[float, ...]:

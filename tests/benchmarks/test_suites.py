@@ -24,6 +24,7 @@ from benchmarks.suites import (
     prefix_routing,
     sim_core,
     simulate,
+    strategies,
 )
 
 
@@ -58,6 +59,19 @@ def test_simulate() -> None:
     metrics = simulate.measure(repeats=2, size=30)
     assert list(metrics) == ["simulate_us_per_request", "simulate_vs_plain_sage_ratio"]
     assert metrics["simulate_us_per_request"].n == 30
+    _ordered(metrics)
+
+
+def test_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategies, "policies", lambda: ["fifo", "round_robin", "predicted_latency"])
+    metrics = strategies.measure(500, loads=(1.3,))
+    assert "mooncake/1.3/predicted_latency/goodput" in metrics
+    assert list(metrics)[-4:] == [
+        "worst_goodput_vs_fifo",
+        "worst_goodput_errors",
+        "worst_slo_predicted_vs_round_robin",
+        "slo_noise_round_robin",
+    ]
     _ordered(metrics)
 
 

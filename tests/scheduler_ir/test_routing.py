@@ -56,7 +56,6 @@ LOAD_AWARE = (
     "least_connections",
     "least_response_time",
     "power_of_two",
-    "bounded_prefix",
     "predicted_latency",
 )
 AFFINE = ("affinity", "locality", "topology_aware", "bounded_hash")
@@ -210,9 +209,18 @@ def test_weighted_round_robin_is_smooth() -> None:
 
 def test_least_response_time_prefers_who_answers_quickly() -> None:
     fleet = fleet_of(100, 100)
-    fleet.traits.responded(0, 400.0)
-    fleet.traits.responded(1, 100.0)
+    for _ in range(400):
+        fleet.traits.responded(0, 400.0)
+        fleet.traits.responded(1, 100.0)
     assert Counter(burst("least_response_time", fleet, 50)) == {0: 10, 1: 40}
+
+
+def test_least_response_time_does_not_judge_by_one_answer() -> None:
+    fleet = fleet_of(100, 100, 100)
+    fleet.traits.responded(0, 100.0)
+    fleet.traits.responded(1, 1000.0)
+    spread = Counter(burst("least_response_time", fleet, 60))
+    assert all(18 <= spread[row] <= 22 for row in range(3)), spread
 
 
 def test_power_of_two_draws_by_the_request() -> None:
@@ -252,6 +260,16 @@ class TestPredictedLatency:
         for node in range(2, 6):
             fleet.reserve(NodeId(node), 0, 100, 500_000)
         assert self.choose(fleet, n_prompt=16_000, hits=hits).row == 1
+
+    def test_computing_again_must_win_more_than_it_costs_the_others(self) -> None:
+        fleet = self.fleet(8, 8)
+        hits = {WorkerId("w0"): 8_000}
+        spared = self.choose(fleet, n_prompt=8_100).costs[0] - self.choose(
+            fleet, n_prompt=8_100, hits=hits
+        ).costs[0]  # fmt: skip
+        for factor, row in ((0.9, 0), (1.1, 1)):
+            fleet.work_us[0] = int(factor * 5.0 * spared * 1e3)
+            assert self.choose(fleet, n_prompt=8_100, hits=hits).row == row
 
     def test_fetching_beats_recomputing_where_it_can(self) -> None:
         hits = {WorkerId("w0"): 15_000}

@@ -7,7 +7,6 @@ from sage_llm_ops.scheduler_ir.routing.bounded import (
     Locality,
     TopologyAware,
 )
-from sage_llm_ops.scheduler_ir.routing.bounded_prefix import BoundedPrefix
 from sage_llm_ops.scheduler_ir.routing.load_balanced import (
     LeastConnections,
     LeastResponseTime,
@@ -30,7 +29,6 @@ _BUILT_IN: tuple[type[Routing], ...] = (
     WeightedRoundRobin,
     PowerOfTwo,
     BoundedHash,
-    BoundedPrefix,
     PredictedLatency,
 )
 ROUTINGS: Registry[Routing] = Registry(

@@ -34,7 +34,7 @@ class LeastConnections(Routing):
 class LeastResponseTime(Routing):
     """The shortest of: how long its requests took lately, times those it would have.
 
-    A worker that has not answered yet counts as the quickest of the others, so that it is tried.
+    A worker that has not answered yet counts as the mean of the others.
     """
 
     name: ClassVar[str] = "least_response_time"
@@ -45,6 +45,6 @@ class LeastResponseTime(Routing):
         took = fleet.traits.response_ms[rows]
         answered = took > 0.0
         if not answered.all():
-            took[~answered] = took[answered].min() if answered.any() else 1.0
+            took[~answered] = took[answered].mean() if answered.any() else 1.0
         costs = took * (fleet.running[rows] + 1)
         return Choice(least(costs, fleet, rows), costs, "shortest response time")

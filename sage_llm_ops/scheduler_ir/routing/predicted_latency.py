@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, ClassVar
 
 import msgspec
@@ -17,13 +18,17 @@ SHORT = 512
 
 
 class PredictedLatencyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What bringing KV from another worker costs, where workers can."""
+    """How often computing counts that another worker's cache would have spared, besides once; and what
+    bringing KV from another worker costs, where workers can."""
 
+    again: float = 4.0
     kv_bytes_per_token: int = 131_072
     link_latency_ms: float = 1.0
     link_gb_per_s: float = 25.0
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.again < inf:
+            raise ValueError(f"again={self.again!r} must be 0 or more, and finite")
         if self.kv_bytes_per_token < 1:
             raise ValueError(f"kv_bytes_per_token={self.kv_bytes_per_token} must be at least 1")
         if not (self.link_latency_ms >= 0.0 and self.link_gb_per_s > 0.0):
@@ -34,18 +39,22 @@ class PredictedLatencyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields
 
 
 class PredictedLatency(Routing):
-    """argmin of milliseconds, with no weight to tune:
+    """argmin of milliseconds:
 
         queue          prefill that the worker's nodes still have before them
       + fetch          of what another worker holds, where that is quicker than to compute it
       + prefill        of what is then left of the prompt
+      + again          `again` times what of that prefill the best holder would not have to do
       + decode         its own tokens, at the pace of the batch it would join
       + interference   what running decodes lose to it, the prefill's steps and the slower pace, for
                        the part of the worker's slots that they hold
 
     An hour of a whole worker that stalls counts like an hour of waiting; counted for each decode
     instead, requests would queue for seconds to spare many others a moment (measured: worse at 0.95 of
-    capacity). Coefficients are the workers' classes' (`cost_model`); strangers all count alike.
+    capacity). What is computed although the fleet has it is lost to whoever comes next, and its copy
+    takes the place of something that only this worker has: a request that counts its own time alone
+    makes all of them slower (docs/adr/0009). Coefficients are the workers' classes' (`cost_model`);
+    strangers all count alike.
     """
 
     name: ClassVar[str] = "predicted_latency"
@@ -72,6 +81,10 @@ class PredictedLatency(Routing):
             if fleet.traits.fetches[rows].any():
                 there, fetch = self._fetched(fleet, rows, ms, there, length)
         prefill = prefill_of(ms, length - there, there)
+        again: Any = 0.0
+        if offer.hits:
+            most = there.max()
+            again = self.options.again * (prefill - prefill_of(ms, length - most, most))
         stalled = running / fleet.slots[rows]
         slower = ms[5] + ms[6] * (length + 0.5 * out)
         pace = ms[4] + ms[5] * running + ms[6] * fleet.tokens[rows] + slower
@@ -79,6 +92,7 @@ class PredictedLatency(Routing):
             fleet.work_us[rows] * 1e-3
             + fetch
             + prefill * (1.0 + stalled)
+            + again
             + out * (pace + slower * stalled)
         )
         return costs

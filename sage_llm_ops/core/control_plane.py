@@ -86,6 +86,7 @@ class ControlPlane:
         self._start_error = ""
         self._lock = threading.RLock()
         self._stopped = False
+        self._looked_at_pool = False
         for instance in spec.instances:
             self.register(instance)
 
@@ -108,10 +109,10 @@ class ControlPlane:
                 self.stop(0.0)
                 raise EngineStartError(self._start_error)
             self.ready = not self._stopped
-            self._warn_unsplit()
 
     def _warn_unsplit(self) -> None:
-        """Once: a split that is asked for and cannot happen. Each decision says why as well."""
+        """With the first request, when the fleet is there: a split that is asked for and cannot happen.
+        Each decision says why as well."""
         asked = any(
             isinstance(each, PDSplit) and each.splitter.name != "never"
             for each in self.pipeline.operators.values()
@@ -121,9 +122,11 @@ class ControlPlane:
         if not asked:
             return
         if not wanted <= roles:
-            log.warning(
+            # A split is a manager's default: who registered neither part of a pool did not ask for it.
+            log.log(
+                logging.WARNING if wanted & roles else logging.INFO,
                 "prefill and decode stay together (no_split_pool): register instances of type "
-                "prefilling and decoding, or leave enable_pd_separation off"
+                "prefilling and decoding, or leave enable_pd_separation off",
             )
             return
         unable = sorted(
@@ -268,6 +271,9 @@ class ControlPlane:
                 "the id belongs to a request that ended a moment ago", request_id=request.id
             )
         self._honoured.check(request)
+        if not self._looked_at_pool:
+            self._looked_at_pool = True
+            self._warn_unsplit()
         return self.pipeline.submit(request, tokenizer)
 
     def handle(self, request_id: str) -> RequestHandle:

@@ -63,7 +63,9 @@ def test_simulate() -> None:
 
 
 def test_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategies, "policies", lambda: ["fifo", "round_robin", "predicted_latency"])
+    monkeypatch.setattr(
+        strategies, "policies", lambda: ["fifo", "round_robin", "predicted_latency"]
+    )
     metrics = strategies.measure(500, loads=(1.3,))
     assert "mooncake/1.3/predicted_latency/goodput" in metrics
     assert list(metrics)[-4:] == [

@@ -38,6 +38,17 @@ async def test_whoever_starts_it_while_it_starts_waits_for_the_same_end() -> Non
         assert manager.get_metrics().completed_requests == 20
 
 
+@pytest.mark.parametrize(("kind", "warned"), [("GENERAL", False), ("PREFILLING", True)])
+async def test_half_a_split_pool_is_warned_of_and_none_at_all_is_not(
+    kind: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ControlPlaneManager(default_engine="sim") as manager:
+        manager.register_instance(ExecutionInstance("a", instance_type=kind))
+        await manager.process_request("Hello", {"max_tokens": 2})
+    said = [each for each in caplog.records if "no_split_pool" in each.message]
+    assert [each.levelname for each in said if each.levelno >= 30] == ["WARNING"] * warned
+
+
 def test_a_later_event_loop() -> None:
     manager = ControlPlaneManager()
     for each in sim_instances(1, speed=1000.0):

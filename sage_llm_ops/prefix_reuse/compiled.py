@@ -8,11 +8,11 @@ from ctypes import c_char_p, c_int, c_int32, c_uint32, c_uint64, c_void_p
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 
-from sage_llm_ops.prefix_reuse.base import EXPECTED, Found, Stats
+from sage_llm_ops.prefix_reuse.base import EXPECTED, NIL, Found, Stats
 from sage_llm_ops.prefix_reuse.native import library
 
-NIL = 0xFFFFFFFF
 FAULTS = (
     "",
     "no memory to check",
@@ -36,8 +36,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "px_holders": (c_int, (c_void_p, c_uint32)),
     "px_salt": (c_uint32, (c_void_p, c_uint32, c_char_p, c_int)),
     "px_find": (
-        c_uint32,
-        (c_void_p, c_char_p, c_char_p, c_uint32, c_int, c_uint32, *[c_void_p] * 3),
+        c_uint64,
+        (c_void_p, c_char_p, c_char_p, c_uint32, c_int, c_uint32, *[c_void_p] * 2, c_uint32),
     ),
     "px_verify": (c_uint32, (c_void_p, c_uint32, c_uint32, c_char_p, c_uint32)),
     "px_insert": (
@@ -79,6 +79,17 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
+Room = tuple[int, npt.NDArray[np.uint32], int, int, Any]
+"""What one lookup writes into: holders, rows for them, their address, that of the masks, the masks."""
+
+
+def _room(masks: tuple[int, ...], holders: int) -> Room:
+    size = len(masks) * holders
+    rows = np.zeros(max(1, size), dtype=np.uint32)
+    mask = (c_uint32 * len(masks))(*masks)
+    return holders, rows[:size], rows.ctypes.data, ctypes.addressof(mask), mask
+
+
 @functools.cache
 def functions() -> Any:
     """The library with its signatures told, or None where there is none."""
@@ -106,32 +117,20 @@ class CompiledTree:
         self._tree = made
         self._keyed = block_size == 0
         self._find = self._c.px_find
-        self._last = c_uint32()
-        self._last_at = ctypes.addressof(self._last)
-        self._prepared: dict[tuple[int, ...], tuple[Any, int, int]] = {}
-        self._kept: dict[tuple[int, ...], Any] = {}
+        self._rooms: dict[tuple[int, ...], Room] = {}
+        """By masks. Whoever looks something up takes it out for as long as that takes: another thread that
+        does the same meanwhile makes one for itself."""
 
     def __del__(self) -> None:
         tree, self._tree = getattr(self, "_tree", None), None
         if tree:
             self._c.px_free(tree)
 
-    def _prepare(self, masks: tuple[int, ...]) -> tuple[Any, int, int]:
-        """Where lookups with these masks write, and where the masks are."""
-        size = len(masks) * self.holders
-        rows = np.zeros(max(1, size), dtype=np.uint32)
-        mask = (c_uint32 * len(masks))(*masks)
-        self._kept[masks] = mask, rows
-        made = rows[:size], rows.ctypes.data, ctypes.addressof(mask)
-        self._prepared[masks] = made
-        return made
-
     def ensure_holders(self, count: int) -> None:
         if count > self.holders:
             if not self._c.px_holders(self._tree, count):
                 raise MemoryError(f"no memory for {count} holders")
             self.holders = count
-            self._prepared = {}
 
     def root(self, digest: bytes, create: bool) -> int | None:
         return self._c.px_salt(self._tree, 0, digest, create) or None
@@ -144,12 +143,14 @@ class CompiledTree:
     def find(
         self, digest: bytes, data: bytes, n: int, masks: tuple[int, ...], keyed: bool
     ) -> Found:
-        prepared = self._prepared.get(masks)
-        if prepared is None:
-            prepared = self._prepare(masks)
-        rows, out, mask = prepared
-        known = self._find(self._tree, digest, data, n, keyed, len(masks), mask, out, self._last_at)
-        return Found(known, self._last.value, rows.copy())
+        room = self._rooms.pop(masks, None)
+        if room is None or room[0] != self.holders:
+            room = _room(masks, self.holders)
+        holders, rows, out, mask, _ = room
+        told = self._find(self._tree, digest, data, n, keyed, len(masks), mask, out, holders)
+        reach = rows.copy()
+        self._rooms[masks] = room
+        return Found(told & NIL, told >> 32, reach)
 
     def verify(self, slot: int, born: int, data: bytes, n: int) -> int:
         good: int = self._c.px_verify(self._tree, slot, born, data, n)

@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from sage_llm_ops.prefix_reuse.base import EXPECTED, PLANES, Found, Stats
+from sage_llm_ops.prefix_reuse.base import EXPECTED, NIL, PLANES, Found, Stats
 from sage_llm_ops.prefix_reuse.keys import ROOT, chain
 
 TIERS = 3
@@ -187,7 +187,8 @@ class PythonTree:
         return self._nodes[slot].key
 
     def born(self, slot: int) -> int:
-        return self._births[slot]
+        node = self._nodes.get(slot)
+        return NIL if node is None else node.born
 
     def held(self, holder: int, plane: int) -> int:
         return len(self._has.get((holder, plane), ()))

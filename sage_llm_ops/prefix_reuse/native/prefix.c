@@ -187,15 +187,19 @@ static void set_index(Tree *t, u32 set) {
     t->set_table[i] = set;
 }
 
-static int sets_reindex(Tree *t, u32 size) {
-    u32 *fresh = malloc(size * sizeof(u32));
-    if (!fresh) return 0;
+static void sets_rehash(Tree *t, u32 *fresh, u32 size) {
     free(t->set_table);
     t->set_table = fresh;
     t->set_tmask = size - 1;
     memset(fresh, 0xFF, size * sizeof(u32));
     for (u32 s = 1; s < t->set_top; s++)
         if (t->set_refs[s]) set_index(t, s);
+}
+
+static int sets_reindex(Tree *t, u32 size) {
+    u32 *fresh = malloc(size * sizeof(u32));
+    if (!fresh) return 0;
+    sets_rehash(t, fresh, size);
     return 1;
 }
 
@@ -648,15 +652,24 @@ int px_holders(Tree *t, u32 n) {
     Holder *more = realloc(t->holder, (size_t)n * PLANES * sizeof(Holder));
     if (!more) return 0;
     memset(more + (size_t)t->holders * PLANES, 0, (size_t)(n - t->holders) * PLANES * sizeof(Holder));
-    t->holder = more;
-    t->holders = n;
+    t->holder = more; /* longer than it says until all the rest is there */
     u32 words = t->words;
     while (words * 64 < n) words *= 2;
-    if (words == t->words) return 1;
+    if (words == t->words) {
+        t->holders = n;
+        return 1;
+    }
     u32 stride = words * PLANES;
     u64 *bits = calloc((size_t)t->set_cap * stride, 8);
     u64 *scratch = calloc(stride, 8), *live = calloc(words * MASKS, 8);
-    if (!bits || !scratch || !live) return 0;
+    u32 *fresh = malloc(((size_t)t->set_tmask + 1) * sizeof(u32));
+    if (!bits || !scratch || !live || !fresh) {
+        free(bits);
+        free(scratch);
+        free(live);
+        free(fresh);
+        return 0;
+    }
     for (u32 s = 1; s < t->set_top; s++)
         for (u32 p = 0; p < PLANES; p++)
             memcpy(bits + (size_t)s * stride + p * words,
@@ -669,7 +682,9 @@ int px_holders(Tree *t, u32 n) {
     t->live = live;
     t->words = words;
     t->stride = stride;
-    return sets_reindex(t, t->set_tmask + 1);
+    t->holders = n;
+    sets_rehash(t, fresh, t->set_tmask + 1);
+    return 1;
 }
 
 /* The virtual slot of a salt below `parent`; 0 where there is none and none is to be made. */
@@ -684,11 +699,11 @@ u32 px_salt(Tree *t, u32 parent, const char *digest, int create) {
     return create ? make(t, parent, key, digest, width, VIRTUAL) : 0;
 }
 
-/* How far each holder reaches, for every mask of planes: out[mask * holders + holder], in blocks.
- * Returns the blocks that are known at all; *last is the slot of the last of them. */
+/* How far each holder reaches, for every mask of planes: out[mask * rows + holder], in blocks. There is
+ * room for the first `rows` holders: those that came while the caller made it are left out.
+ * Returns the blocks that are known at all and, above bit 32, the slot of the last of them. */
 #define LOOKUP(NEXT)                                                                               \
-    u32 W = t->words, H = t->holders, cur = 0, s = root, d = 0;                                    \
-    memset(out, 0, (size_t)masks * H * sizeof(u32));                                               \
+    u32 W = t->words, cur = 0, s = root, d = 0;                                                    \
     memset(t->live, 0xFF, (size_t)masks * W * 8);                                                  \
     int alive = 1;                                                                                 \
     for (; d < n; d++) {                                                                           \
@@ -697,19 +712,24 @@ u32 px_salt(Tree *t, u32 parent, const char *digest, int create) {
         s = c;                                                                                     \
         if (alive && (t->set[c] != cur || !d)) {                                                   \
             cur = t->set[c];                                                                       \
-            alive = narrow(t, cur, d, masks, mask, out);                                           \
+            alive = narrow(t, cur, d, masks, mask, out, rows);                                     \
         }                                                                                          \
     }                                                                                              \
     if (alive && d)                                                                                \
         for (u32 m = 0; m < masks; m++)                                                            \
             for (u32 w = 0; w < W; w++)                                                            \
-                for (u64 b = t->live[m * W + w]; b; b &= b - 1)                                    \
-                    out[m * H + (w << 6) + __builtin_ctzll(b)] = d;                                \
-    *last = s;                                                                                     \
-    return d;
+                reached(out + (size_t)m * rows, t->live[m * W + w], w, d, rows);                   \
+    return (u64)s << 32 | d;
 
-static int narrow(Tree *t, u32 set, u32 d, u32 masks, const u32 *mask, u32 *out) {
-    u32 W = t->words, H = t->holders;
+static inline void reached(u32 *out, u64 bits, u32 word, u32 d, u32 rows) {
+    for (; bits; bits &= bits - 1) {
+        u32 holder = (word << 6) + __builtin_ctzll(bits);
+        if (holder < rows) out[holder] = d;
+    }
+}
+
+static int narrow(Tree *t, u32 set, u32 d, u32 masks, const u32 *mask, u32 *out, u32 rows) {
+    u32 W = t->words;
     const u64 *bits = t->set_bits + (size_t)set * t->stride;
     u64 any = 0;
     for (u32 m = 0; m < masks; m++)
@@ -719,32 +739,29 @@ static int narrow(Tree *t, u32 set, u32 d, u32 masks, const u32 *mask, u32 *out)
                 for (u32 p = 0; p < PLANES; p++)
                     if (mask[m] >> p & 1) has |= bits[p * W + w];
             u64 live = t->live[m * W + w];
-            if (d)
-                for (u64 b = live & ~has; b; b &= b - 1)
-                    out[m * H + (w << 6) + __builtin_ctzll(b)] = d;
+            if (d) reached(out + (size_t)m * rows, live & ~has, w, d, rows);
             any |= t->live[m * W + w] = live & has;
         }
     return any != 0;
 }
 
-static u32 px_lookup(Tree *t, u32 root, const char *tok, u32 n, u32 masks, const u32 *mask, u32 *out, u32 *last) {
+static u64 px_lookup(Tree *t, u32 root, const char *tok, u32 n, u32 masks, const u32 *mask, u32 *out, u32 rows) {
     LOOKUP(child(t, s, tok + (size_t)d * t->width))
 }
 
-static u32 px_lookup_keys(Tree *t, u32 root, const u64 *keys, u32 n, u32 masks, const u32 *mask, u32 *out, u32 *last) {
+static u64 px_lookup_keys(Tree *t, u32 root, const u64 *keys, u32 n, u32 masks, const u32 *mask, u32 *out,
+                          u32 rows) {
     LOOKUP(child_by_key(t, s, keys[d]))
 }
 
 /* Either of them below the root of a salt, in one call: two cost more than the walk. */
-u32 px_find(Tree *t, const char *digest, const char *data, u32 n, int keyed, u32 masks, const u32 *mask, u32 *out,
-            u32 *last) {
+u64 px_find(Tree *t, const char *digest, const char *data, u32 n, int keyed, u32 masks, const u32 *mask, u32 *out,
+            u32 rows) {
     u32 root = px_salt(t, 0, digest, 0);
-    if (!root) {
-        memset(out, 0, (size_t)masks * t->holders * sizeof(u32));
-        return *last = 0;
-    }
-    if (keyed) return px_lookup_keys(t, root, (const u64 *)data, n, masks, mask, out, last);
-    return px_lookup(t, root, data, n, masks, mask, out, last);
+    memset(out, 0, (size_t)masks * rows * sizeof(u32));
+    if (!root) return 0;
+    if (keyed) return px_lookup_keys(t, root, (const u64 *)data, n, masks, mask, out, rows);
+    return px_lookup(t, root, data, n, masks, mask, out, rows);
 }
 
 /* Of a path that ends at `slot`: how many of its leading n blocks have these tokens. */
@@ -914,7 +931,9 @@ void px_chain(u64 key, const char *tok, u32 n, i32 width, u64 *keys) {
 }
 
 u64 px_key(const Tree *t, u32 slot) { return t->key[slot]; }
-u32 px_born(const Tree *t, u32 slot) { return t->born[slot]; }
+u32 px_born(const Tree *t, u32 slot) { /* a caller may have the slot from another tree */
+    return slot < t->top && t->parent[slot] != NIL ? t->born[slot] : NIL;
+}
 u32 px_held(const Tree *t, u32 holder, u32 plane) { return t->holder[holder * PLANES + plane].held; }
 
 /* blocks, roots, sets, conflicts, evicted, bytes */

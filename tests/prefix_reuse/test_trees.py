@@ -182,6 +182,33 @@ TestOddBlocks = OddBlocks.TestCase
 TestKeys = Keys.TestCase
 
 
+@pytest.mark.parametrize("kind", [CompiledTree, PythonTree])
+def test_a_reported_chain_goes_whole_before_a_younger_one(
+    kind: type[CompiledTree | PythonTree],
+) -> None:
+    """Engines report from the front, so a chain's beginning is its oldest block. It waits for what
+    follows it, and is no younger for that."""
+    tree = kind(4)
+    tree.ensure_holders(1)
+    size = 50
+    for chain in (0, 1):
+        data = words(range(chain * 2 * size, (chain + 1) * 2 * size))
+        for at in range(size):
+            name, before = chain * size + at + 1, chain * size + at
+            root, behind = (None, before) if at else (tree.root(SALTS[0], True), None)
+            block = data[16 * at : 16 * at + 16]
+            assert tree.stored(root, behind, words([name]), block, 1, 0, 0)
+    old, young = (words(range(c * 2 * size, (c + 1) * 2 * size)) for c in (0, 1))
+
+    def known(data: bytes) -> int:
+        return tree.find(SALTS[0], data, size, (ANY,), False).known
+
+    for left in range(2 * size - 1, -1, -1):
+        assert len(tree.evict(left)) == 1
+        assert (known(old), known(young)) == (max(0, left - size), min(size, left))
+        assert tree.check() == ""
+
+
 def test_many_holders_and_growth() -> None:
     """Beyond one machine word, with tables that grow and shrink."""
     rng = np.random.default_rng(1)

@@ -321,6 +321,23 @@ static inline void lru_front(Tree *t, u32 s) {
     t->next[0] = s;
 }
 
+static inline void lru_back(Tree *t, u32 s) {
+    u32 last = t->prev[0];
+    t->prev[s] = last;
+    t->next[s] = 0;
+    t->next[last] = s;
+    t->prev[0] = s;
+}
+
+/* A block whose turn came while something follows it waits outside the circle, a circle of its own. Back
+ * at its end when nothing does: else each eviction would walk past all such blocks again. */
+static inline int waits(const Tree *t, u32 s) { return t->next[s] == s; }
+
+static inline void lru_wait(Tree *t, u32 s) {
+    lru_unlink(t, s);
+    t->prev[s] = t->next[s] = s;
+}
+
 static u32 make(Tree *t, u32 parent, u64 key, const char *tok, i32 width, u32 kids) {
     u32 s = t->free_head;
     if (s != NIL)
@@ -361,12 +378,13 @@ static void unmake(Tree *t, u32 s) {
                     t->holder[((w << 6) + __builtin_ctzll(b)) * PLANES + p].held--;
         set_release(t, t->set[s]);
     }
-    t->kids[t->parent[s]]--;
     if (t->kids[s] & VIRTUAL) t->roots--;
     else {
         lru_unlink(t, s);
         t->blocks--;
     }
+    u32 parent = t->parent[s];
+    if (!--t->kids[parent] && waits(t, parent)) lru_back(t, parent); /* never 0 where VIRTUAL */
     t->parent[s] = NIL;
     t->born[s]++;
     t->next[s] = t->free_head;
@@ -393,9 +411,8 @@ static u32 evict_one(Tree *t, u64 *keys, u32 at) {
     for (;;) {
         u32 s = t->prev[0];
         if (!s) return 0;
-        if (t->kids[s] & KIDS) { /* something still follows it: it is as recent as that */
-            lru_unlink(t, s);
-            lru_front(t, s);
+        if (t->kids[s] & KIDS) {
+            lru_wait(t, s);
             continue;
         }
         u32 parent = t->parent[s];
@@ -979,6 +996,11 @@ int px_check(const Tree *t) {
     if (!bad && (blocks != t->blocks || roots != t->roots)) bad = 7;
     for (u32 s = t->next[0], before = 0; s && !bad; before = s, s = t->next[s])
         if (t->prev[s] != before || t->parent[s] == NIL || ++listed > blocks) bad = 8;
+    for (u32 s = 1; s < t->top && !bad; s++)
+        if (t->parent[s] != NIL && !(t->kids[s] & VIRTUAL) && waits(t, s)) {
+            if (!t->kids[s] || t->prev[s] != s) bad = 8;
+            listed++;
+        }
     if (!bad && listed != blocks) bad = 8;
     u32 sets = 0;
     for (u32 s = 1; s < t->set_top && !bad; s++) {

@@ -540,7 +540,11 @@ static void map_add(Tree *t, u32 holder, u32 plane, u64 hash, u32 slot, Memo *me
         map_resize(t, m, (u64)live * 10 > (u64)(m->mask + 1) * 5 ? (m->mask + 1) * 2 : m->mask + 1);
     }
     u32 i = map_at(m, hash), before = m->slot[i] && map_live(t, m, i) ? m->slot[i] : 0;
-    if (before == slot) { m->count[i]++; return; }
+    if (before == slot) {
+        m->count[i]++;
+        gain(t, slot, holder, plane, memo); /* it may have gone by another name */
+        return;
+    }
     m->used += !m->slot[i];
     m->hash[i] = hash;
     m->slot[i] = slot;
@@ -704,16 +708,24 @@ int px_holders(Tree *t, u32 n) {
     return 1;
 }
 
-/* The virtual slot of a salt below `parent`; 0 where there is none and none is to be made. */
+/* The virtual slot of a salt below `parent`; 0 where there is none and none is to be made. A salt keeps
+ * the end of its digest where a block has its neighbours: small blocks have no room for all of it. */
 u32 px_salt(Tree *t, u32 parent, const char *digest, int create) {
     i32 width = t->width ? (t->width < 16 ? t->width : 16) : 16;
+    u32 end[2];
+    memcpy(end, digest + 8, 8);
     u64 key = key_of(t, t->key[parent], digest, 16);
     u64 i = spread(key) & t->tmask;
     for (u32 s; (s = t->table[i]); i = (i + 1) & t->tmask)
-        if (t->key[s] == key && t->parent[s] == parent && (t->kids[s] & VIRTUAL) &&
-            (!t->width || !memcmp(t->tok + (size_t)s * t->width, digest, width)))
+        if (t->key[s] == key && t->parent[s] == parent && (t->kids[s] & VIRTUAL) && t->prev[s] == end[0] &&
+            t->next[s] == end[1] && (!t->width || !memcmp(t->tok + (size_t)s * t->width, digest, width)))
             return s;
-    return create ? make(t, parent, key, digest, width, VIRTUAL) : 0;
+    u32 s = create ? make(t, parent, key, digest, width, VIRTUAL) : 0;
+    if (s) {
+        t->prev[s] = end[0];
+        t->next[s] = end[1];
+    }
+    return s;
 }
 
 /* How far each holder reaches, for every mask of planes: out[mask * rows + holder], in blocks. There is

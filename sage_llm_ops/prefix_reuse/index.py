@@ -26,7 +26,7 @@ from sage_llm_ops.prefix_reuse.base import (
 )
 from sage_llm_ops.prefix_reuse.compiled import CompiledTree, functions
 from sage_llm_ops.prefix_reuse.found import PrefixMatch
-from sage_llm_ops.prefix_reuse.hashing import NO_SALT, Tokens, as_tokens, block_keys
+from sage_llm_ops.prefix_reuse.hashing import NO_SALT, Tokens, as_keys, as_tokens, block_keys
 from sage_llm_ops.prefix_reuse.keys import digest, root_key
 from sage_llm_ops.prefix_reuse.tree import PythonTree
 from sage_llm_ops.types.errors import ConfigError, IntegrityError, UnknownName
@@ -116,8 +116,7 @@ class PrefixReuseIndex:
     def lookup_keys(self, keys: bytes | Iterable[int], *, salt: Salt = NO_SALT) -> PrefixMatch:
         """The same where the block keys are made already (`block_keys`). Tokens are not compared:
         `PrefixMatcher.verify` does that with a hit."""
-        if not isinstance(keys, bytes):
-            keys = np.fromiter(keys, dtype="<u8").tobytes()
+        keys = as_keys(keys)
         return PrefixMatch(self, self.find(keys, salt, (ANY,), True), keys, salt, True)
 
     def keys(self, tokens: Tokens, *, salt: Salt = NO_SALT) -> list[int]:
@@ -290,9 +289,7 @@ class PrefixReuseIndex:
     def _data(self, tokens: Any) -> bytes:
         if self.block_size:
             return as_tokens(tokens, self.max_tokens)
-        if isinstance(tokens, bytes):
-            return tokens
-        return np.fromiter(tokens, dtype="<u8").tobytes()
+        return as_keys(tokens)
 
     def digest(self, salt: Salt) -> bytes:
         """What stands for a salt in the tree."""

@@ -81,6 +81,9 @@ class Given:
     reachable: int
     ideal: int
     answered: bool = False
+    ended: bool = False
+    expected: bool = True
+    """Whether its blocks still count as the worker's because of it."""
     due: float = 0.0
 
 
@@ -178,6 +181,10 @@ class PrefixFleet:
         salt = found.groups.get(request.model)
         if salt is None:
             return
+        before = self._given.get(node)
+        if before is not None:
+            before.ended = True
+            self._let_go(node, before)
         asked = self._asked(request, size, salt)
         looked = self._looked
         known = looked.request == request.id
@@ -234,8 +241,9 @@ class PrefixFleet:
         if given is None:
             return
         worker = self._workers.get(given.worker)
-        if failed or worker is None or worker.told is None:
-            self._let_go(node)
+        given.ended = True
+        if failed or worker is None or worker.told is None or not given.expected:
+            self._let_go(node, given)
         else:
             self._wait(node, now + SETTLE_S)
 
@@ -301,7 +309,8 @@ class PrefixFleet:
     def _asked(self, request: Request, size: int, salt: Salt) -> Asked:
         index = self._index(size)
         if size:
-            return Asked(index, salt, request.tokens, request.n_prompt // size, size)
+            n = min(request.n_prompt, len(request.tokens) // 4) // size
+            return Asked(index, salt, request.tokens, n, size)
         salt = salt._replace(extra=f"blocks of {request.block_size}")
         ids = np.asarray(request.blocks, dtype="<u8") ^ np.uint64(root_key(salt))
         n = min(len(ids), request.n_prompt // request.block_size)
@@ -337,12 +346,15 @@ class PrefixFleet:
             due, node = heappop(self._due)
             given = self._given.get(node)
             if given is not None and given.due == due:
-                self._let_go(node)
+                self._let_go(node, given)
 
-    def _let_go(self, node: NodeId) -> None:
-        given = self._given.pop(node)
+    def _let_go(self, node: NodeId, given: Given) -> None:
+        """Nothing is expected of it any more; what has not ended may still be answered."""
+        if given.ended:
+            del self._given[node]
         asked, worker = given.asked, self._workers.get(given.worker)
-        if worker is None or worker.cache.incarnation != given.incarnation:
+        expected, given.expected = given.expected, False
+        if not expected or worker is None or worker.cache.incarnation != given.incarnation:
             return
         root = asked.index.tree.root(asked.index.digest(asked.salt), False)
         if root is not None and asked.n:

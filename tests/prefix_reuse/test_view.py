@@ -276,6 +276,56 @@ def test_answers_correct_a_belief() -> None:
     assert view.metrics.total.row()["staleness"] == 1.0
 
 
+def test_what_the_index_evicted_is_believed_again_when_it_is_sent_again() -> None:
+    view = PrefixFleet(max_blocks=40)
+    view.up(W0, "m", (), PrefixCache(SIZE, 1000, False, 1))
+
+    def send(node: int, tokens: list[int]) -> None:
+        view.placed(NodeId(node), request(tokens), W0, float(node))
+        view.answered(NodeId(node), 0)
+        view.ended(NodeId(node), float(node))
+
+    prompt = list(range(100, 120))
+    send(1, prompt)
+    for node in range(2, 60):
+        send(node, [node] * 8)
+    view.check_integrity()
+    assert view.match(request([*prompt, 1]), 99.0) == {}
+    send(100, prompt)
+    assert view.match(request([*prompt, 1]), 200.0) == {"w0": 20}
+    view.check_integrity()
+    index = view.index(SIZE)
+    assert index is not None
+    assert index.blocks_of("w0") <= 40
+
+
+def test_an_answer_counts_however_late_it_comes() -> None:
+    view = fleet("w0", believing=("w1",), expect_s=5.0)
+    for number, worker in enumerate((W0, W1)):
+        view.placed(NodeId(number), request(list(range(12))), worker, 0.0)
+    assert view.match(request(list(range(20))), 4.0) == {"w0": 12, "w1": 12}
+    assert view.match(request(list(range(20))), 6.0) == {}
+    for number in range(2):
+        view.answered(NodeId(number), 3)
+        view.ended(NodeId(number), 7.0)
+    row = view.metrics.total.row()
+    assert (row["requests"], row["achieved"]) == (2, 6)
+    assert view.match(request(list(range(20))), 99.0) == {"w1": 12}
+    assert not view._given
+    view.check_integrity()
+
+
+def test_a_prompt_that_is_shorter_than_it_says_is_read_no_further() -> None:
+    view = fleet("w0")
+    Told(view)(stored(list(range(8))))
+    asked = request(list(range(8)))
+    asked.n_prompt = 1_000_000
+    assert view.match(asked, 0.0) == {"w0": 8}
+    view.placed(NodeId(1), asked, W0, 0.0)
+    view.ended(NodeId(1), 0.0, failed=True)
+    view.check_integrity()
+
+
 def test_believing_can_be_turned_off() -> None:
     view = PrefixFleet(believe=False)
     view.up(W0, "m", (), PrefixCache(SIZE, 60, False, 1))

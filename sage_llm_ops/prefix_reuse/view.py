@@ -102,7 +102,7 @@ class PrefixFleet:
         self.metrics = PrefixReuseMetrics()
         self.drops: Counter[str] = Counter()
         """Batches of workers that are not there (`unknown_worker`) or were started anew since
-        (`stale_start`); those of each worker are its own (`Told.drops`)."""
+        (`stale_start`), and what was dropped of workers that are gone; `Told.drops` has the others'."""
         self.clock: Callable[[], float] | None = None
         """A live run's, to measure lookups with; decides nothing."""
         self._max_blocks, self._expect_s = max_blocks, expect_s
@@ -137,8 +137,11 @@ class PrefixFleet:
 
     def down(self, worker: WorkerId) -> None:
         """Nothing of it is left."""
-        if self._workers.pop(worker, None) is None:
+        gone = self._workers.pop(worker, None)
+        if gone is None:
             return
+        if gone.told is not None:
+            self.drops += gone.told.drops
         for index in self._indexes.values():
             if worker in index.numbers:
                 index.remove(worker)
@@ -249,21 +252,27 @@ class PrefixFleet:
 
     # -- whole --------------------------------------------------------------------------------
 
-    def row(self) -> dict[str, Any]:
+    def row(self, now: float) -> dict[str, Any]:
         """Plain numbers for people and metrics, from any thread."""
         counts = [index.tree.stats() for index in list(self._indexes.values())]
+        drops = self.drops.copy()
+        for worker in list(self._workers.values()):
+            if worker.told is not None:
+                drops += worker.told.drops
         return {
             **self.metrics.row(sum(one.conflicts for one in counts)),
             "blocks": sum(one.blocks for one in counts),
+            "evicted_blocks": sum(one.evicted for one in counts),
             "bytes": sum(one.bytes for one in counts),
-            "drops": dict(self.drops),
+            "drops": dict(drops),
+            "silence_s": {name: round(s, 3) for name, s in self.staleness(now).items()},
         }
 
     def staleness(self, now: float) -> dict[WorkerId, float]:
         """Seconds since each reporting worker was last heard, of those that were heard."""
         return {
             name: now - worker.told.heard
-            for name, worker in self._workers.items()
+            for name, worker in list(self._workers.items())
             if worker.told is not None and worker.told.heard is not None
         }
 

@@ -15,6 +15,7 @@ from sage_llm_ops.engines.kv_events.listener import batches
 from sage_llm_ops.engines.kv_events.sequence import Next, Sequence
 from sage_llm_ops.prefix_reuse import PrefixFleet
 from sage_llm_ops.prefix_reuse.base import EXPECTED
+from sage_llm_ops.prefix_reuse.metrics import MAX_ROWS, OTHERS
 from sage_llm_ops.testing.requests import make_request
 from sage_llm_ops.types.events import KvBatch
 from sage_llm_ops.types.ids import NodeId, WorkerId
@@ -359,7 +360,7 @@ def test_regret() -> None:
     view.placed(NodeId(1), asked, W0, 0.0)  # not where it was
     view.answered(NodeId(1), 4)
     view.answered(NodeId(1), 4)
-    row = view.row()
+    row = view.row(100.0)
     assert row["total"] == row["tenants"]["t"] == row["workers"]["w0"]
     assert row["total"] | {"staleness": None} == {
         "requests": 1,
@@ -388,8 +389,32 @@ def test_an_unbounded_cache_would_have_known() -> None:
     view.match(asked, 0.0)
     view.placed(NodeId(1), asked, W0, 0.0)
     view.answered(NodeId(1), 0)
-    total = view.row()["total"]
+    total = view.row(100.0)["total"]
     assert (total["reachable"], total["ideal"]) == (0, 12)
+
+
+def test_what_was_dropped_and_who_is_silent_is_told() -> None:
+    """Also of workers that are gone: a counter does not go back."""
+    view = fleet("w0", "w1")
+    told = Told(view)
+    told(KvRemoved(stored(list(range(8))).hashes), now=3.0)
+    told(stored(list(range(8)), parent=99), now=5.0)
+    view.take(KvBatch(worker=WorkerId("w9"), incarnation=1, number=0, changes=[]))
+    wanted = {"unknown_worker": 1, "strangers": 2, "orphans": 2}
+    row = view.row(12.0)
+    assert (row["drops"], row["silence_s"]) == (wanted, {"w0": 7.0})
+    view.down(W0)
+    row = view.row(13.0)
+    assert (row["drops"], row["silence_s"]) == (wanted, {})
+
+
+def test_rows_are_bounded() -> None:
+    view = fleet()
+    for number in range(MAX_ROWS + 5):
+        view.metrics.answered(f"t{number}", f"w{number}", 10, 5, 0, 0, 0)
+    for table in (view.metrics.tenants, view.metrics.workers):
+        assert len(table) == MAX_ROWS + 1
+        assert table[OTHERS].requests == 5
 
 
 def test_lookups_are_timed_by_the_drivers_clock() -> None:
@@ -397,7 +422,7 @@ def test_lookups_are_timed_by_the_drivers_clock() -> None:
     ticks = iter([1.0, 1.5])
     view.clock = lambda: next(ticks)
     view.match(request(list(range(16))), 0.0)
-    assert view.row()["lookup_p99_us"] == pytest.approx(5e5, rel=0.02)
+    assert view.row(100.0)["lookup_p99_us"] == pytest.approx(5e5, rel=0.02)
 
 
 # -- against the truth --------------------------------------------------------------------------

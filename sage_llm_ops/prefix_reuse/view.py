@@ -18,6 +18,7 @@ import numpy as np
 
 from sage_llm_ops.prefix_reuse.base import ANY, REPORTED
 from sage_llm_ops.prefix_reuse.believed import UNKNOWN_BLOCKS, Believed
+from sage_llm_ops.prefix_reuse.compiled import functions
 from sage_llm_ops.prefix_reuse.index import DEFAULT_MAX_BLOCKS, PrefixReuseIndex
 from sage_llm_ops.prefix_reuse.keys import root_key
 from sage_llm_ops.prefix_reuse.metrics import PrefixReuseMetrics
@@ -106,7 +107,9 @@ class PrefixFleet:
         self.clock: Callable[[], float] | None = None
         """A live run's, to measure lookups with; decides nothing."""
         self._max_blocks, self._expect_s = max_blocks, expect_s
-        self._believe, self._compiled = believe, compiled
+        self._believe = believe
+        self._compiled = functions() is not None if compiled is None else compiled
+        """Asked now: in the middle of a graph's work nobody has time to compile."""
         self._workers: dict[WorkerId, Worker] = {}
         self._indexes: dict[int, PrefixReuseIndex] = {}
         """By block size; 0 for traces, whose requests have block ids in the place of tokens."""

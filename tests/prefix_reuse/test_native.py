@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,51 @@ def test_without_a_compiler_it_runs_in_python_and_says_so(
     assert out == "PythonTree 8"
     assert "runs in Python" in warned
     assert said in warned
+
+
+def test_without_a_home_it_is_compiled_among_the_temporary_files(
+    tmp_path: Path, compiler: None
+) -> None:
+    for _ in range(2):
+        assert run(HOME="/proc/nobody", TMPDIR=str(tmp_path)) == ("CompiledTree 8", "")
+    (directory,) = tmp_path.iterdir()
+    assert directory.stat().st_mode & 0o077 == 0
+    (made,) = directory.iterdir()
+    made.unlink()
+    directory.rmdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(0o700)
+    directory.symlink_to(elsewhere)
+    out, warned = run(HOME="/proc/nobody", TMPDIR=str(tmp_path))
+    assert out == "PythonTree 8"
+    assert "is no directory" in warned
+
+
+def test_a_user_without_a_home_at_all(
+    tmp_path: Path, compiler: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert native.compiled().parent.parent == tmp_path
+
+
+def test_a_fleet_compiles_before_its_first_worker(tmp_path: Path, compiler: None) -> None:
+    """A worker comes up in the middle of the graph's work."""
+    program = "from sage_llm_ops.prefix_reuse import PrefixFleet; PrefixFleet()"
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "PATH": "/usr/bin:/bin",
+            "XDG_CACHE_HOME": str(tmp_path),
+        },
+        check=True,
+    )
+    assert list((tmp_path / "sage-llm-ops" / "native").iterdir())
 
 
 def test_python_on_request(tmp_path: Path) -> None:

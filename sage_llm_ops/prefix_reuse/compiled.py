@@ -13,6 +13,8 @@ import numpy.typing as npt
 from sage_llm_ops.prefix_reuse.base import EXPECTED, NIL, Found, Stats
 from sage_llm_ops.prefix_reuse.native import library
 
+FULL = 0xFFFFFFFE
+"""What a change returns where there is no memory for it."""
 FAULTS = (
     "",
     "no memory to check",
@@ -69,7 +71,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_uint32,
         (c_void_p, c_uint32, c_char_p, c_char_p, c_uint32, c_uint32, c_uint32, c_int),
     ),
-    "px_clear": (None, (c_void_p, c_uint32, c_uint32)),
+    "px_clear": (c_uint32, (c_void_p, c_uint32, c_uint32)),
     "px_chain": (None, (c_uint64, c_char_p, c_uint32, c_int32, c_void_p)),
     "px_key": (c_uint64, (c_void_p, c_uint32)),
     "px_born": (c_uint32, (c_void_p, c_uint32)),
@@ -111,7 +113,9 @@ class CompiledTree:
         self._c = functions()
         self.block_size = block_size
         self.holders = 0
-        made = _of or self._c.px_new(block_size, remember, (1 << hash_bits) - 1)
+        made = _of
+        if made is None:
+            made = self._c.px_new(block_size, remember, (1 << hash_bits) - 1)
         if not made:
             raise MemoryError("no memory for a prefix tree")
         self._tree = made
@@ -133,12 +137,20 @@ class CompiledTree:
             self.holders = count
 
     def root(self, digest: bytes, create: bool) -> int | None:
-        return self._c.px_salt(self._tree, 0, digest, create) or None
+        found: int = self._c.px_salt(self._tree, 0, digest, create)
+        if create and not found:
+            self._changed(FULL)
+        return found or None
+
+    def _changed(self, told: int) -> int:
+        """What a change returned. Where there was no memory for it, nothing has changed."""
+        if told == FULL:
+            raise MemoryError(f"no memory for more than {self.stats().blocks} blocks of prefixes")
+        return told
 
     def insert(self, root: int, data: bytes, n: int, holder: int, plane: int) -> int:
         tokens, keys = (None, data) if self._keyed else (data, None)
-        slot: int = self._c.px_insert(self._tree, root, tokens, keys, n, holder, plane)
-        return slot
+        return self._changed(self._c.px_insert(self._tree, root, tokens, keys, n, holder, plane))
 
     def find(
         self, digest: bytes, data: bytes, n: int, masks: tuple[int, ...], keyed: bool
@@ -166,8 +178,8 @@ class CompiledTree:
 
     def withdraw(self, root: int, data: bytes, n: int, skip: int, holder: int, plane: int) -> int:
         tokens, keys = (None, data) if self._keyed else (data, None)
-        gone: int = self._c.px_withdraw(self._tree, root, tokens, keys, n, skip, holder, plane)
-        return gone
+        gone = self._c.px_withdraw(self._tree, root, tokens, keys, n, skip, holder, plane)
+        return self._changed(gone)
 
     def stored(
         self,
@@ -182,15 +194,13 @@ class CompiledTree:
         taken = self._c.px_stored(
             self._tree, root or 0, behind is not None, behind or 0, hashes, data, n, holder, plane
         )
-        return bool(taken != NIL)
+        return self._changed(taken) != NIL
 
     def stored_again(self, hashes: bytes, n: int, holder: int, plane: int) -> int:
-        known: int = self._c.px_stored_again(self._tree, hashes, n, holder, plane)
-        return known
+        return self._changed(self._c.px_stored_again(self._tree, hashes, n, holder, plane))
 
     def removed(self, hashes: bytes, n: int, holder: int, plane: int) -> int:
-        known: int = self._c.px_removed(self._tree, hashes, n, holder, plane)
-        return known
+        return self._changed(self._c.px_removed(self._tree, hashes, n, holder, plane))
 
     def expect(self, root: int, data: bytes, n: int, holder: int) -> None:
         self._expect(root, data, n, holder, 1)
@@ -200,10 +210,10 @@ class CompiledTree:
 
     def _expect(self, root: int, data: bytes, n: int, holder: int, by: int) -> None:
         tokens, keys = (None, data) if self._keyed else (data, None)
-        self._c.px_expect(self._tree, root, tokens, keys, n, holder, EXPECTED, by)
+        self._changed(self._c.px_expect(self._tree, root, tokens, keys, n, holder, EXPECTED, by))
 
     def clear(self, holder: int, plane: int) -> None:
-        self._c.px_clear(self._tree, holder, plane)
+        self._changed(self._c.px_clear(self._tree, holder, plane))
 
     def key(self, slot: int) -> int:
         found: int = self._c.px_key(self._tree, slot)
@@ -223,7 +233,7 @@ class CompiledTree:
         return Stats(*out)
 
     def clone(self) -> CompiledTree:
-        made = CompiledTree(self.block_size, _of=self._c.px_clone(self._tree))
+        made = CompiledTree(self.block_size, _of=self._c.px_clone(self._tree) or 0)
         made.holders = self.holders
         return made
 

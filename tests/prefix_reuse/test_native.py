@@ -110,6 +110,72 @@ def test_a_fleet_compiles_before_its_first_worker(tmp_path: Path, compiler: None
     assert list((tmp_path / "sage-llm-ops" / "native").iterdir())
 
 
+SHORT = """
+import resource, sys
+from itertools import count
+from sage_llm_ops.prefix_reuse import PrefixReuseIndex
+from sage_llm_ops.types.prefix import Salt
+what = sys.argv[1]
+index = PrefixReuseIndex(16, max_blocks=1 << 30)
+for number in range(500):
+    index.insert(range(2000 * number, 2000 * number + 1600), "w")
+before = resource.getrlimit(resource.RLIMIT_AS)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+tree = index.tree
+resource.setrlimit(resource.RLIMIT_AS, (used + (24 << 20), before[1]))
+told, copies = "", []
+try:
+    for number in count(1000):
+        tokens = range(2000 * number, 2000 * number + 1600)
+        data = index._data(tokens)
+        root = tree.root(index.digest(Salt()), True)
+        if what == "insert":
+            index.insert(tokens, "w")
+        elif what == "expect":
+            tree.expect(root, data, 100, 0)
+        elif what == "stored":
+            tree.stored(root, None, data[:800], data, 100, 0, 1)
+        elif what == "clone":
+            copies.append(index.snapshot())
+        elif what == "holders":
+            tree.ensure_holders(1000 * number)
+except MemoryError as error:
+    told = str(error)
+copies.clear()
+resource.setrlimit(resource.RLIMIT_AS, before)
+index.check_integrity()
+assert index.lookup(range(1600)).of("w") == 1600
+index.insert(range(10, 170), "v")
+index.evict_lru(1000)
+index.check_integrity()
+index.remove("w")
+index.remove("v")
+index.check_integrity()
+print(told)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on address space")
+@pytest.mark.parametrize("what", ["insert", "expect", "stored", "clone", "holders"])
+def test_where_memory_is_short_it_says_so_and_stays_whole(
+    what: str, tmp_path: Path, compiler: None
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT, what],
+        env={
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "PATH": "/usr/bin:/bin",
+            "XDG_CACHE_HOME": str(tmp_path),
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("no memory for")
+
+
 def test_python_on_request(tmp_path: Path) -> None:
     assert run(XDG_CACHE_HOME=str(tmp_path), SAGE_LLM_OPS_NATIVE="0") == ("PythonTree 8", "")
     assert not list(tmp_path.iterdir())

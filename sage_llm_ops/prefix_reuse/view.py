@@ -261,7 +261,7 @@ class PrefixFleet:
         drops = self.drops.copy()
         for worker in list(self._workers.values()):
             if worker.told is not None:
-                drops += worker.told.drops
+                drops += worker.told.drops.copy()  # it may grow meanwhile
         return {
             **self.metrics.row(sum(one.conflicts for one in counts)),
             "blocks": sum(one.blocks for one in counts),

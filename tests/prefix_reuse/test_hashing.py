@@ -135,6 +135,9 @@ def test_every_part_of_a_salt_counts() -> None:
         Salt(extra="a"),
         Salt("a", "b"),
         Salt("ab"),
+        Salt("a\0b", "c"),
+        Salt("a", "b\0c"),
+        Salt(extra="\udc80"),
     ]
     assert len({tuple(block_keys([1, 2, 3, 4], 2, salt)) for salt in salts}) == len(salts)
 

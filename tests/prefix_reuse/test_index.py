@@ -234,6 +234,19 @@ def test_a_forced_collision_is_caught_and_counted(make: Make) -> None:
     assert index.tree.stats().conflicts == before + 1
 
 
+def test_what_is_only_expected_is_not_sure(make: Make) -> None:
+    index = make()
+    data = as_tokens(range(12))
+    root = index.tree.root(index.digest(Salt()), True)
+    assert root is not None
+    index.tree.expect(root, data, 3, index.add("w"))
+    index.insert(range(4), "w")
+    hit = index.lookup(range(12)).hit("w")
+    assert (hit.matched_length, hit.confidence) == (12, 1 / 3)
+    verified = PrefixMatcher(index).verify(hit, [*range(8), 0, 0, 0, 0])
+    assert (verified.matched_length, verified.confidence) == (8, 1 / 2)
+
+
 def test_a_hit_on_what_is_gone_is_no_collision(make: Make) -> None:
     index = make()
     index.insert(range(8), "w")

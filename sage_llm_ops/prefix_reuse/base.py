@@ -102,7 +102,10 @@ class Tree(Protocol):
         """Blocks it has there."""
 
     def stats(self) -> Stats:
-        """Counts; see there."""
+        """Counts; see there. Quick, and from any thread."""
+
+    def sets(self) -> int:
+        """Different sets of holders among the blocks; for tests, and not quick."""
 
     def clone(self) -> Tree:
         """A copy for lookups alone."""
@@ -128,10 +131,8 @@ class Found:
 class Stats:
     """Of a tree. `conflicts`: searches that met another block under the same key."""
 
-    __slots__ = ("blocks", "bytes", "conflicts", "evicted", "roots", "sets")
+    __slots__ = ("blocks", "bytes", "conflicts", "evicted", "roots")
 
-    def __init__(
-        self, blocks: int, roots: int, sets: int, conflicts: int, evicted: int, size: int
-    ) -> None:
-        self.blocks, self.roots, self.sets = blocks, roots, sets
+    def __init__(self, blocks: int, roots: int, conflicts: int, evicted: int, size: int) -> None:
+        self.blocks, self.roots = blocks, roots
         self.conflicts, self.evicted, self.bytes = conflicts, evicted, size

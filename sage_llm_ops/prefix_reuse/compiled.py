@@ -230,7 +230,12 @@ class CompiledTree:
     def stats(self) -> Stats:
         out = (c_uint64 * 6)()
         self._c.px_stats(self._tree, out)
-        return Stats(*out)
+        return Stats(*out[:5])
+
+    def sets(self) -> int:
+        out = (c_uint64 * 6)()
+        self._c.px_stats(self._tree, out)
+        return out[5]
 
     def clone(self) -> CompiledTree:
         made = CompiledTree(self.block_size, _of=self._c.px_clone(self._tree) or 0)

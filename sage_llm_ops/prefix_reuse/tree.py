@@ -336,10 +336,12 @@ class PythonTree:
     # -- whole --------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        sets = len({frozenset(node.held) for node in list(self._nodes.values()) if node.held})
         size = 400 * len(self._nodes)  # about: objects differ between versions of Python
         blocks = len(self._nodes) - len(self._roots)
-        return Stats(blocks, len(self._roots), sets, self._conflicts, self._evicted, size)
+        return Stats(blocks, len(self._roots), self._conflicts, self._evicted, size)
+
+    def sets(self) -> int:
+        return len({frozenset(node.held) for node in self._nodes.values() if node.held})
 
     def clone(self) -> PythonTree:
         made = PythonTree(self.block_size, remember=True)

@@ -990,20 +990,20 @@ u32 px_born(const Tree *t, u32 slot) { /* a caller may have the slot from anothe
 }
 u32 px_held(const Tree *t, u32 holder, u32 plane) { return t->holder[holder * PLANES + plane].held; }
 
-/* blocks, roots, sets, conflicts, evicted, bytes */
+/* blocks, roots, conflicts, evicted, bytes, sets */
 void px_stats(const Tree *t, u64 *out) {
     out[0] = t->blocks;
     out[1] = t->roots;
-    out[2] = t->sets;
-    out[3] = t->conflicts;
-    out[4] = t->evicted;
+    out[2] = t->conflicts;
+    out[3] = t->evicted;
+    out[5] = t->sets;
     u64 bytes = sizeof(Tree) + (u64)t->top * (32 + t->width) + (t->tmask + 1) * 4;
     bytes += (u64)t->set_top * (t->stride * 8 + 8) + ((u64)t->set_tmask + 1) * 4;
     for (u32 h = 0; h < t->holders * PLANES; h++) {
         const Holder *one = &t->holder[h];
         bytes += sizeof(Holder) + (u64)one->listed * 4 + (one->map.slot ? ((u64)one->map.mask + 1) * 20 : 0);
     }
-    out[5] = bytes;
+    out[4] = bytes;
 }
 
 /* 0 where everything fits together, else the number of what does not (see compiled.py). */

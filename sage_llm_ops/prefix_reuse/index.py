@@ -29,7 +29,7 @@ from sage_llm_ops.prefix_reuse.found import PrefixMatch
 from sage_llm_ops.prefix_reuse.hashing import NO_SALT, Tokens, as_keys, as_tokens, block_keys
 from sage_llm_ops.prefix_reuse.keys import digest, root_key
 from sage_llm_ops.prefix_reuse.tree import PythonTree
-from sage_llm_ops.types.errors import ConfigError, IntegrityError, UnknownName
+from sage_llm_ops.types.errors import CapabilityError, ConfigError, IntegrityError, UnknownName
 from sage_llm_ops.types.kv import Tier
 from sage_llm_ops.types.prefix import PrefixEntry, PrefixHit, Salt
 
@@ -74,6 +74,8 @@ class PrefixReuseIndex:
             raise ConfigError(f"hash_bits={hash_bits} must be 1 to 64")
         if compiled is None:
             compiled = functions() is not None
+        elif compiled and functions() is None:
+            raise CapabilityError("there is no compiled prefix index here; see sage-llm-ops doctor")
         kind: type[CompiledTree] | type[PythonTree] = CompiledTree if compiled else PythonTree
         self.tree: Tree = kind(block_size, remember=remember, hash_bits=hash_bits)
         self.block_size = block_size

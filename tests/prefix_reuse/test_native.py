@@ -176,6 +176,22 @@ def test_where_memory_is_short_it_says_so_and_stays_whole(
     assert done.stdout.startswith("no memory for")
 
 
+def test_what_is_asked_for_and_not_there_is_refused(tmp_path: Path) -> None:
+    program = "from sage_llm_ops.prefix_reuse import PrefixReuseIndex as P; P(4, compiled=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "PATH": "/nowhere",
+            "XDG_CACHE_HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "CapabilityError: there is no compiled prefix index here" in done.stderr
+
+
 def test_python_on_request(tmp_path: Path) -> None:
     assert run(XDG_CACHE_HOME=str(tmp_path), SAGE_LLM_OPS_NATIVE="0") == ("PythonTree 8", "")
     assert not list(tmp_path.iterdir())

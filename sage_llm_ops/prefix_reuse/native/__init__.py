@@ -35,13 +35,22 @@ COMPILE_S = 60.0
 def library() -> ctypes.PyDLL | None:
     """The compiled functions, or None. PyDLL: they keep the GIL, so that to other threads each call
     happens at once, and nobody waits for a busy thread's turn in the middle of a decision."""
-    if os.environ.get("SAGE_LLM_OPS_NATIVE") == "0" or sys.byteorder != "little":
+    if os.environ.get("SAGE_LLM_OPS_NATIVE") == "0":
         return None
     try:
-        return ctypes.PyDLL(str(SHIPPED if SHIPPED.is_file() else compiled()))
+        return ctypes.PyDLL(str(found()))
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("the prefix index runs in Python, several times slower: %s", error)
         return None
+
+
+def found() -> Path:
+    """The library's file, compiled if need be; an error says what is in the way."""
+    if os.environ.get("SAGE_LLM_OPS_NATIVE") == "0":
+        raise OSError("SAGE_LLM_OPS_NATIVE=0 asks for it")
+    if sys.byteorder != "little":
+        raise OSError("it is written for little-endian machines")
+    return SHIPPED if SHIPPED.is_file() else compiled()
 
 
 def compiled() -> Path:

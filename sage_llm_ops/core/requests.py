@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ import numpy as np
 
 from sage_llm_ops.engines.base import Tokenizer
 from sage_llm_ops.engines.tokenizers import TextTokenizer
+from sage_llm_ops.prefix_reuse.hashing import as_tokens
 from sage_llm_ops.types.errors import InvalidRequest
 from sage_llm_ops.types.ids import RequestId
 from sage_llm_ops.types.requests import (
@@ -58,8 +59,8 @@ def as_request(metadata: RequestMetadata, model: str, tokenizer: Tokenizer) -> R
         untokenised = _as_written(metadata, identity)
         n_prompt = tokenizer.estimate(untokenised)
     else:
-        tokens = _tokens(metadata, tokenizer, identity)
-        ids, n_prompt = _buffer(tokens, identity), len(tokens)
+        ids = _ids(metadata, tokenizer, identity)
+        n_prompt = len(ids) // 4
     return Request(
         id=identity,
         model=model,
@@ -195,31 +196,28 @@ def _as_written(metadata: RequestMetadata, identity: RequestId) -> str | list[di
         raise InvalidRequest(f"prompt or messages: {error}", request_id=identity) from None
 
 
-def _tokens(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId) -> Sequence[int]:
-    if metadata.prompt_token_ids is not None:
-        ids: Sequence[int] = metadata.prompt_token_ids
+def _ids(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId) -> bytes:
+    """The prompt as one int32 buffer."""
+    given = metadata.prompt_token_ids
+    if isinstance(given, bytes | bytearray | memoryview):  # one byte a number, or four?
+        raise InvalidRequest(
+            "prompt_token_ids is a buffer of bytes: give a list or an array of numbers",
+            request_id=identity,
+        )
+    ids: Any
+    if given is not None:
+        ids = given
     elif metadata.messages is not None:
         ids = tokenizer.chat(metadata.messages)
     else:
         ids = tokenizer.encode(metadata.prompt)
-    if not len(ids):
-        raise InvalidRequest("the prompt has no tokens; give at least one", request_id=identity)
-    return ids
-
-
-def _buffer(ids: Sequence[int], identity: RequestId) -> bytes:
     if isinstance(ids, bytes):  # of a tokenizer whose ids are bytes
-        return np.frombuffer(ids, dtype=np.uint8).astype("<i4").tobytes()
+        ids = np.frombuffer(ids, dtype=np.uint8)
     try:
-        array = np.asarray(ids)
-    except ValueError as error:
-        raise InvalidRequest(f"prompt_token_ids: {error}", request_id=identity) from None
-    whole = array.ndim == 1 and array.dtype.kind in "iu"  # numpy would cut 1.5 and read "7"
-    if not whole or array.min() < 0 or array.max() >= 1 << 31:
-        raise InvalidRequest(
-            "prompt_token_ids must be one list of numbers from 0 to 2147483647", request_id=identity
-        )
-    return array.astype("<i4").tobytes()
+        return as_tokens(ids)
+    except InvalidRequest as error:
+        what = "" if given is None else "prompt_token_ids: "
+        raise InvalidRequest(f"{what}{error}", request_id=identity) from None
 
 
 TRACEPARENT = re.compile(

@@ -282,6 +282,11 @@ class LiveHands:
                 self._kv = KvListener(self._source.inform)
         self._kv.follow(worker, incarnation, can.kv_events, can.kv_replay)
 
+    @property
+    def corrupt_frames(self) -> int:
+        """What came from workers' prefix caches and was no report."""
+        return 0 if self._kv is None else self._kv.corrupt
+
     def on_down(self, worker: WorkerId, incarnation: int, reason: str) -> None:
         """A worker is gone, and with it what it ran."""
         if self._alive(worker, incarnation) is None:

@@ -203,7 +203,12 @@ class LivePipeline:
     def prefixes(self) -> dict[str, Any]:
         """What prefix reuse brought so far; empty where nobody looks prefixes up."""
         view = self.plane.prefix
-        return view.row() if isinstance(view, PrefixFleet) else {}
+        if not isinstance(view, PrefixFleet):
+            return {}
+        row = view.row(self.source.clock())
+        if self.hands.corrupt_frames:
+            row["drops"]["corrupt_frame"] = self.hands.corrupt_frames
+        return row
 
     # -- inside -------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 Two implementations that answer alike: `compiled.py` (C) and `tree.py` (Python, the reference).
 One thread writes, and `clone` gives readers on other threads a copy of their own, made by the writer.
-In C every call is one cut: it keeps the GIL.
+In C every call is one cut (it keeps the GIL), so that others may ask the tree itself, too.
 
 Tokens are int32 little endian, `n` whole blocks of them; in a tree of block size 0 they are uint64
 keys, eight bytes a block, and nothing can be verified. Slots are opaque and mean something until the
@@ -23,6 +23,7 @@ TIERS: tuple[Tier, ...] = tuple(Tier)
 EXPECTED = 3
 """The plane of what a holder was given to compute and has not reported yet."""
 PLANES = 4
+NIL = 0xFFFFFFFF
 ANY = (1 << PLANES) - 1
 """A mask of planes: bit p for plane p."""
 REPORTED = ANY & ~(1 << EXPECTED)
@@ -95,13 +96,16 @@ class Tree(Protocol):
         """One block's key."""
 
     def born(self, slot: int) -> int:
-        """Tells a slot from the same one after it was freed and given away."""
+        """Tells a slot from the same one after it was freed and given away; NIL where it is free."""
 
     def held(self, holder: int, plane: int) -> int:
         """Blocks it has there."""
 
     def stats(self) -> Stats:
-        """Counts; see there."""
+        """Counts; see there. Quick, and from any thread."""
+
+    def sets(self) -> int:
+        """Different sets of holders among the blocks; for tests, and not quick."""
 
     def clone(self) -> Tree:
         """A copy for lookups alone."""
@@ -127,10 +131,8 @@ class Found:
 class Stats:
     """Of a tree. `conflicts`: searches that met another block under the same key."""
 
-    __slots__ = ("blocks", "bytes", "conflicts", "evicted", "roots", "sets")
+    __slots__ = ("blocks", "bytes", "conflicts", "evicted", "roots")
 
-    def __init__(
-        self, blocks: int, roots: int, sets: int, conflicts: int, evicted: int, size: int
-    ) -> None:
-        self.blocks, self.roots, self.sets = blocks, roots, sets
+    def __init__(self, blocks: int, roots: int, conflicts: int, evicted: int, size: int) -> None:
+        self.blocks, self.roots = blocks, roots
         self.conflicts, self.evicted, self.bytes = conflicts, evicted, size

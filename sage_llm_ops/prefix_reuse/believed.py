@@ -40,10 +40,13 @@ class Believed:
         digest = index.digest(salt)
         root = tree.root(digest, True)
         assert root is not None
-        known = tree.find(digest, data, n, (REPORTED,), not index.block_size).known
+        keyed, number = not index.block_size, index.add(self._worker)
+        known = tree.find(digest, data, n, (REPORTED,), keyed).known
         tree.insert(root, data, n, 0, 0)
+        if known:  # the index may have evicted some since: then its ends, so no block twice
+            shown = index.tree.find(digest, data, known, (REPORTED,), keyed).reach
+            known = int(shown[number])
         if known < n:
-            keyed = not index.block_size
             keys = data if keyed else chained(root_key(salt), data, n, width)
             index.tree.stored(
                 index.tree.root(digest, True),
@@ -51,7 +54,7 @@ class Believed:
                 keys[8 * known : 8 * n],
                 None if keyed else data[known * width : n * width],
                 n - known,
-                index.add(self._worker),
+                number,
                 0,
             )
         self._forget()

@@ -8,11 +8,13 @@ from ctypes import c_char_p, c_int, c_int32, c_uint32, c_uint64, c_void_p
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 
-from sage_llm_ops.prefix_reuse.base import EXPECTED, Found, Stats
+from sage_llm_ops.prefix_reuse.base import EXPECTED, NIL, Found, Stats
 from sage_llm_ops.prefix_reuse.native import library
 
-NIL = 0xFFFFFFFF
+FULL = 0xFFFFFFFE
+"""What a change returns where there is no memory for it."""
 FAULTS = (
     "",
     "no memory to check",
@@ -36,8 +38,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "px_holders": (c_int, (c_void_p, c_uint32)),
     "px_salt": (c_uint32, (c_void_p, c_uint32, c_char_p, c_int)),
     "px_find": (
-        c_uint32,
-        (c_void_p, c_char_p, c_char_p, c_uint32, c_int, c_uint32, *[c_void_p] * 3),
+        c_uint64,
+        (c_void_p, c_char_p, c_char_p, c_uint32, c_int, c_uint32, *[c_void_p] * 2, c_uint32),
     ),
     "px_verify": (c_uint32, (c_void_p, c_uint32, c_uint32, c_char_p, c_uint32)),
     "px_insert": (
@@ -69,7 +71,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_uint32,
         (c_void_p, c_uint32, c_char_p, c_char_p, c_uint32, c_uint32, c_uint32, c_int),
     ),
-    "px_clear": (None, (c_void_p, c_uint32, c_uint32)),
+    "px_clear": (c_uint32, (c_void_p, c_uint32, c_uint32)),
     "px_chain": (None, (c_uint64, c_char_p, c_uint32, c_int32, c_void_p)),
     "px_key": (c_uint64, (c_void_p, c_uint32)),
     "px_born": (c_uint32, (c_void_p, c_uint32)),
@@ -77,6 +79,17 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "px_stats": (None, (c_void_p, c_void_p)),
     "px_check": (c_int, (c_void_p,)),
 }
+
+
+Room = tuple[int, npt.NDArray[np.uint32], int, int, Any]
+"""What one lookup writes into: holders, rows for them, their address, that of the masks, the masks."""
+
+
+def _room(masks: tuple[int, ...], holders: int) -> Room:
+    size = len(masks) * holders
+    rows = np.zeros(max(1, size), dtype=np.uint32)
+    mask = (c_uint32 * len(masks))(*masks)
+    return holders, rows[:size], rows.ctypes.data, ctypes.addressof(mask), mask
 
 
 @functools.cache
@@ -100,56 +113,56 @@ class CompiledTree:
         self._c = functions()
         self.block_size = block_size
         self.holders = 0
-        made = _of or self._c.px_new(block_size, remember, (1 << hash_bits) - 1)
+        made = _of
+        if made is None:
+            made = self._c.px_new(block_size, remember, (1 << hash_bits) - 1)
         if not made:
             raise MemoryError("no memory for a prefix tree")
         self._tree = made
         self._keyed = block_size == 0
         self._find = self._c.px_find
-        self._last = c_uint32()
-        self._last_at = ctypes.addressof(self._last)
-        self._prepared: dict[tuple[int, ...], tuple[Any, int, int]] = {}
-        self._kept: dict[tuple[int, ...], Any] = {}
+        self._rooms: dict[tuple[int, ...], Room] = {}
+        """By masks. Whoever looks something up takes it out for as long as that takes: another thread that
+        does the same meanwhile makes one for itself."""
 
     def __del__(self) -> None:
         tree, self._tree = getattr(self, "_tree", None), None
         if tree:
             self._c.px_free(tree)
 
-    def _prepare(self, masks: tuple[int, ...]) -> tuple[Any, int, int]:
-        """Where lookups with these masks write, and where the masks are."""
-        size = len(masks) * self.holders
-        rows = np.zeros(max(1, size), dtype=np.uint32)
-        mask = (c_uint32 * len(masks))(*masks)
-        self._kept[masks] = mask, rows
-        made = rows[:size], rows.ctypes.data, ctypes.addressof(mask)
-        self._prepared[masks] = made
-        return made
-
     def ensure_holders(self, count: int) -> None:
         if count > self.holders:
             if not self._c.px_holders(self._tree, count):
                 raise MemoryError(f"no memory for {count} holders")
             self.holders = count
-            self._prepared = {}
 
     def root(self, digest: bytes, create: bool) -> int | None:
-        return self._c.px_salt(self._tree, 0, digest, create) or None
+        found: int = self._c.px_salt(self._tree, 0, digest, create)
+        if create and not found:
+            self._changed(FULL)
+        return found or None
+
+    def _changed(self, told: int) -> int:
+        """What a change returned. Where there was no memory for it, nothing has changed."""
+        if told == FULL:
+            raise MemoryError(f"no memory for more than {self.stats().blocks} blocks of prefixes")
+        return told
 
     def insert(self, root: int, data: bytes, n: int, holder: int, plane: int) -> int:
         tokens, keys = (None, data) if self._keyed else (data, None)
-        slot: int = self._c.px_insert(self._tree, root, tokens, keys, n, holder, plane)
-        return slot
+        return self._changed(self._c.px_insert(self._tree, root, tokens, keys, n, holder, plane))
 
     def find(
         self, digest: bytes, data: bytes, n: int, masks: tuple[int, ...], keyed: bool
     ) -> Found:
-        prepared = self._prepared.get(masks)
-        if prepared is None:
-            prepared = self._prepare(masks)
-        rows, out, mask = prepared
-        known = self._find(self._tree, digest, data, n, keyed, len(masks), mask, out, self._last_at)
-        return Found(known, self._last.value, rows.copy())
+        room = self._rooms.pop(masks, None)
+        if room is None or room[0] != self.holders:
+            room = _room(masks, self.holders)
+        holders, rows, out, mask, _ = room
+        told = self._find(self._tree, digest, data, n, keyed, len(masks), mask, out, holders)
+        reach = rows.copy()
+        self._rooms[masks] = room
+        return Found(told & NIL, told >> 32, reach)
 
     def verify(self, slot: int, born: int, data: bytes, n: int) -> int:
         good: int = self._c.px_verify(self._tree, slot, born, data, n)
@@ -165,8 +178,8 @@ class CompiledTree:
 
     def withdraw(self, root: int, data: bytes, n: int, skip: int, holder: int, plane: int) -> int:
         tokens, keys = (None, data) if self._keyed else (data, None)
-        gone: int = self._c.px_withdraw(self._tree, root, tokens, keys, n, skip, holder, plane)
-        return gone
+        gone = self._c.px_withdraw(self._tree, root, tokens, keys, n, skip, holder, plane)
+        return self._changed(gone)
 
     def stored(
         self,
@@ -181,15 +194,13 @@ class CompiledTree:
         taken = self._c.px_stored(
             self._tree, root or 0, behind is not None, behind or 0, hashes, data, n, holder, plane
         )
-        return bool(taken != NIL)
+        return self._changed(taken) != NIL
 
     def stored_again(self, hashes: bytes, n: int, holder: int, plane: int) -> int:
-        known: int = self._c.px_stored_again(self._tree, hashes, n, holder, plane)
-        return known
+        return self._changed(self._c.px_stored_again(self._tree, hashes, n, holder, plane))
 
     def removed(self, hashes: bytes, n: int, holder: int, plane: int) -> int:
-        known: int = self._c.px_removed(self._tree, hashes, n, holder, plane)
-        return known
+        return self._changed(self._c.px_removed(self._tree, hashes, n, holder, plane))
 
     def expect(self, root: int, data: bytes, n: int, holder: int) -> None:
         self._expect(root, data, n, holder, 1)
@@ -199,10 +210,10 @@ class CompiledTree:
 
     def _expect(self, root: int, data: bytes, n: int, holder: int, by: int) -> None:
         tokens, keys = (None, data) if self._keyed else (data, None)
-        self._c.px_expect(self._tree, root, tokens, keys, n, holder, EXPECTED, by)
+        self._changed(self._c.px_expect(self._tree, root, tokens, keys, n, holder, EXPECTED, by))
 
     def clear(self, holder: int, plane: int) -> None:
-        self._c.px_clear(self._tree, holder, plane)
+        self._changed(self._c.px_clear(self._tree, holder, plane))
 
     def key(self, slot: int) -> int:
         found: int = self._c.px_key(self._tree, slot)
@@ -219,10 +230,15 @@ class CompiledTree:
     def stats(self) -> Stats:
         out = (c_uint64 * 6)()
         self._c.px_stats(self._tree, out)
-        return Stats(*out)
+        return Stats(*out[:5])
+
+    def sets(self) -> int:
+        out = (c_uint64 * 6)()
+        self._c.px_stats(self._tree, out)
+        return out[5]
 
     def clone(self) -> CompiledTree:
-        made = CompiledTree(self.block_size, _of=self._c.px_clone(self._tree))
+        made = CompiledTree(self.block_size, _of=self._c.px_clone(self._tree) or 0)
         made.holders = self.holders
         return made
 

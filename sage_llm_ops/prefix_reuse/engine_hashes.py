@@ -11,7 +11,10 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sage_llm_ops.types.errors import CapabilityError, UnknownName
+import numpy as np
+
+from sage_llm_ops.prefix_reuse.hashing import Tokens, as_tokens
+from sage_llm_ops.types.errors import CapabilityError, ConfigError, UnknownName
 
 DEFAULT_SEED = "vllm-none-hash"
 """vLLM's, where PYTHONHASHSEED is not set and the algorithm is a cryptographic one. With the others it
@@ -72,7 +75,7 @@ class EngineHashes:
 
     def chain(
         self,
-        tokens: Sequence[int],
+        tokens: Tokens,
         block_size: int,
         *,
         parent: bytes | None = None,
@@ -80,11 +83,14 @@ class EngineHashes:
     ) -> list[bytes]:
         """Hashes of the whole blocks, behind `parent` or at the beginning. `extra`: what vLLM mixes
         into each of them (`generate_block_hash_extra_keys`), None where nothing."""
+        if block_size < 1:
+            raise ConfigError(f"block_size={block_size} must be at least 1")
         made: list[bytes] = []
         before = parent or self.first
-        for number, at in enumerate(range(0, len(tokens) - block_size + 1, block_size)):
+        ids: list[int] = np.frombuffer(as_tokens(tokens), dtype="<i4").tolist()
+        for number, at in enumerate(range(0, len(ids) - block_size + 1, block_size)):
             more = extra[number] if number < len(extra) else None
-            before = self._hash((before, tuple(tokens[at : at + block_size]), more))
+            before = self._hash((before, tuple(ids[at : at + block_size]), more))
             made.append(before)
         return made
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,17 @@ Tokens = bytes | bytearray | memoryview | Sequence[int]
 """Token ids, or a buffer of them as little-endian int32: what travels in `Request.tokens`."""
 
 
+_BYTES = "Bbc"
+"""Formats of a view of bytes; one of anything else is a list of numbers."""
+
+
 def as_tokens(tokens: Any, limit: int | None = None) -> bytes:
     """One int32 buffer, or `InvalidRequest` that names what is wrong."""
     if isinstance(tokens, bytes):
         buffer = tokens
-    elif isinstance(tokens, bytearray | memoryview):
+    elif isinstance(tokens, bytearray) or (
+        isinstance(tokens, memoryview) and tokens.format in _BYTES
+    ):
         buffer = bytes(tokens)
     else:
         buffer = _packed(tokens)
@@ -46,13 +53,39 @@ def _packed(tokens: Any) -> bytes:
         raise InvalidRequest(f"token ids: {error}") from None
     if not array.size:
         return b""
-    if array.ndim != 1 or array.dtype.kind not in "iu":  # numpy would cut 1.5 and read "7"
-        found = type(tokens[0]).__name__ if isinstance(tokens, list | tuple) else array.dtype
-        raise InvalidRequest(f"token ids must be one list of integers; got {found}")
+    listed = isinstance(tokens, list | tuple)
+    if listed and (odd := _no_integer(tokens)):
+        raise InvalidRequest(f"token ids must be one list of integers; got {odd} in it")
+    if not listed and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        raise InvalidRequest(f"token ids must be one list of integers; got {array.dtype}")
     if array.min() < 0 or array.max() >= 1 << 31:
-        wrong = next(int(t) for t in array if not 0 <= t < 1 << 31)
+        wrong = next(t for t in tokens if not 0 <= t < 1 << 31)
         raise InvalidRequest(f"token id {wrong} is not between 0 and 2147483647")
     return array.astype("<i4").tobytes()
+
+
+def as_keys(keys: bytes | Iterable[int]) -> bytes:
+    """Block keys as one buffer of uint64, or `InvalidRequest`."""
+    if isinstance(keys, bytes):
+        if len(keys) % 8:
+            raise InvalidRequest(
+                f"a key buffer of {len(keys)} bytes is not one of uint64: give 8 bytes a key"
+            )
+        return keys
+    listed = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
+    if odd := _no_integer(listed):
+        raise InvalidRequest(f"block keys must be integers; got {odd} among them")
+    try:
+        return np.array(listed, dtype="<u8").tobytes()
+    except OverflowError:
+        wrong = next(key for key in listed if not 0 <= key <= MASK)
+        raise InvalidRequest(f"block key {wrong} is not between 0 and {MASK}") from None
+
+
+def _no_integer(listed: Sequence[Any]) -> str:
+    """The type of the first that is none, of which numpy would make one: it cuts 1.5 and takes True."""
+    kinds = dict.fromkeys(map(type, listed))
+    return next((k.__name__ for k in kinds if k is bool or not issubclass(k, Integral)), "")
 
 
 class PrefixKeys:

@@ -4,9 +4,10 @@
     index.insert(tokens, "w0")
     index.lookup(more_tokens).best()          # PrefixHit(matched_length=..., holder="w0", ...)
 
-One thread writes. Every call is one cut to other threads; whoever wants several answers from the same
-cut takes a `snapshot`. Memory is bounded by `max_blocks`: the least recently inserted blocks go, those
-that nothing follows first, so no block is ever left that cannot be reached.
+One thread writes. With the tree in C a lookup is one cut, also on other threads; whoever wants several
+answers from the same cut, or has the tree in Python, looks things up in a `snapshot` that the writer
+made. Memory is bounded by `max_blocks`: the least recently inserted blocks go, those that nothing
+follows first, so no block is ever left that cannot be reached.
 """
 
 from __future__ import annotations
@@ -18,19 +19,17 @@ import numpy as np
 
 from sage_llm_ops.prefix_reuse.base import (
     ANY,
-    BY_TIER,
     PLANES,
-    REPORTED,
     TIERS,
     Found,
-    Reach,
     Tree,
 )
 from sage_llm_ops.prefix_reuse.compiled import CompiledTree, functions
-from sage_llm_ops.prefix_reuse.hashing import NO_SALT, Tokens, as_tokens, block_keys
+from sage_llm_ops.prefix_reuse.found import PrefixMatch
+from sage_llm_ops.prefix_reuse.hashing import NO_SALT, Tokens, as_keys, as_tokens, block_keys
 from sage_llm_ops.prefix_reuse.keys import digest, root_key
 from sage_llm_ops.prefix_reuse.tree import PythonTree
-from sage_llm_ops.types.errors import ConfigError, IntegrityError, UnknownName
+from sage_llm_ops.types.errors import CapabilityError, ConfigError, IntegrityError, UnknownName
 from sage_llm_ops.types.kv import Tier
 from sage_llm_ops.types.prefix import PrefixEntry, PrefixHit, Salt
 
@@ -41,74 +40,12 @@ _SALTS = 4096
 """Digests of salts that are kept; making one takes longer than a lookup."""
 
 
-class PrefixMatch:
-    """The answer to one lookup. Numbers are tokens, in whole blocks."""
-
-    __slots__ = ("_data", "_found", "_index", "_keyed", "_salt")
-
-    def __init__(
-        self, index: PrefixReuseIndex, found: Found, data: bytes, salt: Salt, keyed: bool
-    ) -> None:
-        self._index, self._found, self._data, self._salt, self._keyed = (
-            index,
-            found,
-            data,
-            salt,
-            keyed,
-        )
-
-    @property
-    def known(self) -> int:
-        """The longest prefix that is in the index at all: of one who has everything it knows."""
-        return self._found.known * self._index.unit
-
-    @property
-    def reach(self) -> Reach:
-        """Blocks that each holder has, by its number (`PrefixReuseIndex.numbers`)."""
-        return self._found.reach
-
-    def of(self, holder: str) -> int:
-        """Tokens that one holder has."""
-        number = self._index.numbers.get(holder)
-        if number is None or number >= len(self._found.reach):
-            return 0
-        return int(self._found.reach[number]) * self._index.unit
-
-    def holders(self) -> dict[str, int]:
-        """Tokens of every holder that has any."""
-        reach, names, unit = self._found.reach, self._index.names, self._index.unit
-        if reach.size <= 64:
-            return {
-                names[row]: blocks * unit for row, blocks in enumerate(reach.tolist()) if blocks
-            }
-        return {names[row]: int(reach[row]) * unit for row in np.flatnonzero(reach).tolist()}
-
-    def best(self) -> PrefixHit | None:
-        """The longest; among equals the holder that came first. None where nobody has any."""
-        if not self._found.reach.size or not self._found.reach.max():
-            return None
-        return self.hit(self._index.names[int(self._found.reach.argmax())])
-
-    def hit(self, holder: str) -> PrefixHit:
-        """What one holder has, in full. Asks the index again, so before its next change."""
-        index, keyed = self._index, self._keyed
-        width = 8 if keyed else index.width
-        total = len(self._data) // width * index.unit if keyed else len(self._data) // 4
-        blocks = self.of(holder) // index.unit
-        if not blocks:
-            return PrefixHit(0, 0.0, total, holder)
-        number = index.numbers[holder]
-        found = index.find(self._data, self._salt, (REPORTED, *BY_TIER), keyed, blocks)
-        reported, *by_tier = found.reach.reshape(1 + len(TIERS), -1)[:, number].tolist()
-        sure = max(0.0, 1.0 - blocks * 2.0**-index.hash_bits) if keyed else 1.0
-        return PrefixHit(
-            blocks * index.unit,
-            sure * reported / blocks,
-            total - blocks * index.unit,
-            holder,
-            {tier: n * index.unit for tier, n in zip(TIERS, by_tier, strict=True)},
-            index.entry(found.last, blocks),
-        )
+def plane_of(tier: Tier) -> int:
+    """The plane of a tier."""
+    try:
+        return TIERS.index(tier)
+    except ValueError:
+        raise UnknownName("tier", str(tier), [str(known) for known in TIERS]) from None
 
 
 class PrefixReuseIndex:
@@ -137,6 +74,8 @@ class PrefixReuseIndex:
             raise ConfigError(f"hash_bits={hash_bits} must be 1 to 64")
         if compiled is None:
             compiled = functions() is not None
+        elif compiled and functions() is None:
+            raise CapabilityError("there is no compiled prefix index here; see sage-llm-ops doctor")
         kind: type[CompiledTree] | type[PythonTree] = CompiledTree if compiled else PythonTree
         self.tree: Tree = kind(block_size, remember=remember, hash_bits=hash_bits)
         self.block_size = block_size
@@ -145,6 +84,8 @@ class PrefixReuseIndex:
         self.width = 4 * block_size or 8
         """Bytes a block."""
         self.max_blocks, self.max_tokens, self.hash_bits = max_blocks, max_tokens, hash_bits
+        self.frozen = False
+        """A snapshot is."""
         self.names: list[str] = []
         """Holders by number; empty where a number is free."""
         self.numbers: dict[str, int] = {}
@@ -162,7 +103,7 @@ class PrefixReuseIndex:
 
     def blocks_of(self, holder: str, tier: Tier = Tier.GPU) -> int:
         """How many blocks a holder has."""
-        return self.tree.held(self._number(holder), TIERS.index(tier))
+        return self.tree.held(self._number(holder), plane_of(tier))
 
     def lookup(
         self, tokens: Tokens, *, salt: Salt = NO_SALT, tiers: Iterable[Tier] | None = None
@@ -170,15 +111,14 @@ class PrefixReuseIndex:
         """How much of the prompt each holder has, in any of `tiers` (all of them, and what is
         expected, where none are named). In an index of keys `tokens` are keys, as a buffer."""
         data = self._data(tokens)
-        mask = ANY if tiers is None else sum(1 << TIERS.index(tier) for tier in tiers)
+        mask = ANY if tiers is None else sum({1 << plane_of(tier) for tier in tiers})
         keyed = not self.block_size
         return PrefixMatch(self, self.find(data, salt, (mask,), keyed), data, salt, keyed)
 
     def lookup_keys(self, keys: bytes | Iterable[int], *, salt: Salt = NO_SALT) -> PrefixMatch:
         """The same where the block keys are made already (`block_keys`). Tokens are not compared:
         `PrefixMatcher.verify` does that with a hit."""
-        if not isinstance(keys, bytes):
-            keys = np.fromiter(keys, dtype="<u8").tobytes()
+        keys = as_keys(keys)
         return PrefixMatch(self, self.find(keys, salt, (ANY,), True), keys, salt, True)
 
     def keys(self, tokens: Tokens, *, salt: Salt = NO_SALT) -> list[int]:
@@ -219,8 +159,9 @@ class PrefixReuseIndex:
         metadata: Mapping[str, Any] | None = None,
     ) -> PrefixEntry:
         """The holder has the prompt's whole blocks."""
+        self._writable()
         data = self._data(tokens)
-        n, plane = len(data) // self.width, TIERS.index(tier)
+        n, plane = len(data) // self.width, plane_of(tier)
         number = self.add(holder)
         if not n:
             return PrefixEntry(0, root_key(salt), 0)
@@ -251,8 +192,9 @@ class PrefixReuseIndex:
     ) -> int:
         """The holder does not have this prompt any more, but for its first `keep` tokens; without
         tokens it has nothing, and without `tier` in none. Blocks that it had."""
+        self._writable()
         number = self._number(holder)
-        planes = range(PLANES) if tier is None else (TIERS.index(tier),)
+        planes = range(PLANES) if tier is None else (plane_of(tier),)
         if tokens is None:
             gone = sum(self.tree.held(number, plane) for plane in planes)
             for plane in planes:
@@ -272,10 +214,12 @@ class PrefixReuseIndex:
 
     def evict_lru(self, count: int = 1) -> list[int]:
         """Forget the `count` least recently inserted blocks that nothing follows; their keys."""
+        self._writable()
         return self.tree.evict(max(0, len(self) - count))
 
     def shrink(self) -> list[int]:
         """Evict what is beyond `max_blocks`."""
+        self._writable()
         gone = self.tree.evict(self.max_blocks)
         self._most = len(self)
         return gone
@@ -286,12 +230,18 @@ class PrefixReuseIndex:
         """The number of a holder, given at its first mention."""
         number = self.numbers.get(holder)
         if number is None:
-            number = self._free.pop() if self._free else len(self.names)
-            if number == len(self.names):
-                self.names.append(holder)
-                self.tree.ensure_holders(number + 1)
-            else:
+            self._writable()
+            if not holder:
+                raise ConfigError(
+                    "a prefix holder without a name: name the worker that has the blocks"
+                )
+            if self._free:
+                number = self._free.pop()
                 self.names[number] = holder
+            else:
+                number = len(self.names)
+                self.tree.ensure_holders(number + 1)
+                self.names.append(holder)
             self.numbers[holder] = number
         return number
 
@@ -312,10 +262,10 @@ class PrefixReuseIndex:
     # -- whole --------------------------------------------------------------------------------
 
     def snapshot(self) -> PrefixReuseIndex:
-        """A copy that stays as it is, for another thread to look things up in."""
+        """A copy that stays as it is, for other threads to look things up in. The writer makes it."""
         made = PrefixReuseIndex.__new__(PrefixReuseIndex)
         made.__dict__.update(self.__dict__)
-        made.tree = self.tree.clone()
+        made.tree, made.frozen = self.tree.clone(), True
         made.names, made.numbers = list(self.names), dict(self.numbers)
         made._entries, made._digests = dict(self._entries), dict(self._digests)
         made._free = list(self._free)
@@ -334,12 +284,14 @@ class PrefixReuseIndex:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _writable(self) -> None:
+        if self.frozen:
+            raise ConfigError("a snapshot of a prefix index cannot be changed: change its original")
+
     def _data(self, tokens: Any) -> bytes:
         if self.block_size:
             return as_tokens(tokens, self.max_tokens)
-        if isinstance(tokens, bytes):
-            return tokens
-        return np.fromiter(tokens, dtype="<u8").tobytes()
+        return as_keys(tokens)
 
     def digest(self, salt: Salt) -> bytes:
         """What stands for a salt in the tree."""

@@ -8,6 +8,7 @@ wherever a key finds something, the tokens are compared. `native/prefix.c` has t
 
 from __future__ import annotations
 
+import json
 from hashlib import blake2b
 from struct import iter_unpack
 
@@ -34,7 +35,7 @@ def chain(parent: int, tokens: bytes) -> int:
 
 def digest(salt: Salt) -> bytes:
     """What stands for a salt at the root: equal only for equal salts, and the same everywhere."""
-    return blake2b("\0".join(salt).encode(), digest_size=16).digest()
+    return blake2b(json.dumps(salt).encode(), digest_size=16).digest()
 
 
 def root_key(salt: Salt) -> int:

@@ -27,15 +27,15 @@ class PrefixMatcher:
         then nobody can tell any more."""
         self.verified += 1
         good = self._index.verify(hit, tokens)
+        sure = min(good, hit.by_tier.get(Tier.NVME, good)) / good if good else 0.0
         if good == hit.matched_length:
-            reported = hit.by_tier.get(Tier.NVME, good) / good if good else 0.0
-            return replace(hit, confidence=reported)
+            return replace(hit, confidence=sure)
         self.conflicts += self._index.knows(hit)
         return replace(
             hit,
             matched_length=good,
             remaining_tokens=hit.remaining_tokens + hit.matched_length - good,
-            confidence=1.0 if good else 0.0,
+            confidence=sure,
             by_tier={tier: min(good, tokens) for tier, tokens in hit.by_tier.items()},
             entry=None,
         )

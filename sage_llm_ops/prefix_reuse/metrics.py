@@ -6,9 +6,9 @@ from typing import Any
 
 from sage_llm_ops.telemetry.histogram import Histogram
 
-MAX_TENANTS = 1000
+MAX_ROWS = 1000
 OTHERS = "(others)"
-"""Row of the tenants beyond that."""
+"""Row of the tenants, or of the workers, beyond that."""
 
 
 class Reuse:
@@ -88,8 +88,8 @@ class PrefixReuseMetrics:
         ideal: int,
     ) -> None:
         """A worker said how much of the prompt it had."""
-        row = tenant if tenant in self.tenants or len(self.tenants) < MAX_TENANTS else OTHERS
-        for table, name in ((self.tenants, row), (self.workers, worker)):
+        for table, named in ((self.tenants, tenant), (self.workers, worker)):
+            name = named if named in table or len(table) < MAX_ROWS else OTHERS
             if name not in table:
                 table[name] = Reuse()
             table[name].add(prompt, achieved, claimed, reachable, ideal)
@@ -100,10 +100,13 @@ class PrefixReuseMetrics:
         p50, p99 = self.lookup_s.quantile(0.50), self.lookup_s.quantile(0.99)
         return {
             "lookups": self.lookups,
+            "hits": self.hits,
             "hit_rate": _share(self.hits, self.lookups),
+            "matched_tokens": self.matched,
             "mean_matched_tokens": _share(self.matched, self.lookups),
             "lookup_p50_us": None if p50 is None else p50 * 1e6,
             "lookup_p99_us": None if p99 is None else p99 * 1e6,
+            "conflicts": conflicts,
             "conflict_rate": _share(conflicts, self.lookups),
             "total": self.total.row(),
             "tenants": {name: reuse.row() for name, reuse in sorted(self.tenants.copy().items())},

@@ -8,23 +8,11 @@ from typing import final
 
 import numpy as np
 
-from sage_llm_ops.prefix_reuse.base import EXPECTED, PLANES, Found, Stats
+from sage_llm_ops.prefix_reuse.base import EXPECTED, NIL, PLANES, Found, Stats
 from sage_llm_ops.prefix_reuse.keys import ROOT, chain
+from sage_llm_ops.prefix_reuse.node import Node
 
 TIERS = 3
-
-
-class Node:
-    """One block, or the root of a salt."""
-
-    __slots__ = ("born", "children", "data", "held", "is_root", "key", "parent", "slot")
-
-    def __init__(self, slot: int, born: int, parent: Node | None, key: int, data: bytes) -> None:
-        self.slot, self.born, self.parent, self.key, self.data = slot, born, parent, key, data
-        self.children: dict[bytes, Node] = {}
-        self.held: set[tuple[int, int]] = set()
-        """Holder and plane."""
-        self.is_root = False
 
 
 @final
@@ -44,7 +32,8 @@ class PythonTree:
         self._births: Counter[int] = Counter()
         self._free: list[int] = []
         self._order: OrderedDict[int, None] = OrderedDict()
-        """Slots of blocks, least recently used first."""
+        """Slots of blocks, least recently used first, without those that wait: their turn came while
+        something followed them. They are the first again when nothing does."""
         self._by_key: dict[int, list[Node]] = {}
         self._maps: dict[tuple[int, int], dict[int, tuple[int, int, int]]] = {}
         """By holder and plane: engine's hash to slot, its birth, copies."""
@@ -119,9 +108,13 @@ class PythonTree:
         if node.is_root:
             del self._roots[node.data]
         else:
-            assert node.parent is not None
-            del node.parent.children[node.data]
-            del self._order[node.slot]
+            parent = node.parent
+            assert parent is not None
+            del parent.children[node.data]
+            self._order.pop(node.slot, None)
+            if not (parent.children or parent.is_root or parent.slot in self._order):
+                self._order[parent.slot] = None
+                self._order.move_to_end(parent.slot, last=False)
         del self._nodes[node.slot]
         self._births[node.slot] += 1
         self._free.append(node.slot)
@@ -136,8 +129,12 @@ class PythonTree:
 
     def _touch(self, node: Node | None) -> None:
         while node is not None and not node.is_root:
-            self._order.move_to_end(node.slot)
+            self._use(node)
             node = node.parent
+
+    def _use(self, node: Node) -> None:
+        self._order[node.slot] = None
+        self._order.move_to_end(node.slot)
 
     # -- questions ----------------------------------------------------------------------------
 
@@ -187,7 +184,8 @@ class PythonTree:
         return self._nodes[slot].key
 
     def born(self, slot: int) -> int:
-        return self._births[slot]
+        node = self._nodes.get(slot)
+        return NIL if node is None else node.born
 
     def held(self, holder: int, plane: int) -> int:
         return len(self._has.get((holder, plane), ()))
@@ -204,11 +202,10 @@ class PythonTree:
 
     def evict(self, most: int) -> list[int]:
         gone: list[int] = []
-        while len(self._order) > most:
-            slot = next(iter(self._order))
+        while len(self._nodes) - len(self._roots) > most:
+            slot, _ = self._order.popitem(last=False)
             node = self._nodes[slot]
-            if node.children:  # something still follows it: it is as recent as that
-                self._order.move_to_end(slot)
+            if node.children:
                 continue
             gone.append(node.key)
             parent = node.parent
@@ -244,7 +241,7 @@ class PythonTree:
         node = self._nodes[slot]
         for at, part in enumerate(self._parts(hashes if data is None else data, n)):
             node = self._descend(node, part)
-            self._order.move_to_end(node.slot)
+            self._use(node)
             self._add(holder, plane, _hash(hashes, at), node)
         return True
 
@@ -339,9 +336,12 @@ class PythonTree:
     # -- whole --------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        sets = len({frozenset(node.held) for node in list(self._nodes.values()) if node.held})
         size = 400 * len(self._nodes)  # about: objects differ between versions of Python
-        return Stats(len(self._order), len(self._roots), sets, self._conflicts, self._evicted, size)
+        blocks = len(self._nodes) - len(self._roots)
+        return Stats(blocks, len(self._roots), self._conflicts, self._evicted, size)
+
+    def sets(self) -> int:
+        return len({frozenset(node.held) for node in self._nodes.values() if node.held})
 
     def clone(self) -> PythonTree:
         made = PythonTree(self.block_size, remember=True)
@@ -392,7 +392,8 @@ class PythonTree:
                 return "a wrong count of what a holder has"
             if any(plane >= PLANES or holder >= self.holders for holder, plane in node.held):
                 return "a holder that nobody announced"
-        if {s for s, node in self._nodes.items() if not node.is_root} != set(self._order):
+        leaves = {s for s, node in self._nodes.items() if not (node.is_root or node.children)}
+        if not leaves <= set(self._order) <= set(self._nodes):
             return "a broken order of use"
         if any(slot not in self._nodes for has in self._has.values() for slot in has):
             return "a wrong count of what a holder has"

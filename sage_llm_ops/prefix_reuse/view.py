@@ -18,6 +18,7 @@ import numpy as np
 
 from sage_llm_ops.prefix_reuse.base import ANY, REPORTED
 from sage_llm_ops.prefix_reuse.believed import UNKNOWN_BLOCKS, Believed
+from sage_llm_ops.prefix_reuse.compiled import functions
 from sage_llm_ops.prefix_reuse.index import DEFAULT_MAX_BLOCKS, PrefixReuseIndex
 from sage_llm_ops.prefix_reuse.keys import root_key
 from sage_llm_ops.prefix_reuse.metrics import PrefixReuseMetrics
@@ -81,6 +82,9 @@ class Given:
     reachable: int
     ideal: int
     answered: bool = False
+    ended: bool = False
+    expected: bool = True
+    """Whether its blocks still count as the worker's because of it."""
     due: float = 0.0
 
 
@@ -99,11 +103,13 @@ class PrefixFleet:
         self.metrics = PrefixReuseMetrics()
         self.drops: Counter[str] = Counter()
         """Batches of workers that are not there (`unknown_worker`) or were started anew since
-        (`stale_start`); those of each worker are its own (`Told.drops`)."""
+        (`stale_start`), and what was dropped of workers that are gone; `Told.drops` has the others'."""
         self.clock: Callable[[], float] | None = None
         """A live run's, to measure lookups with; decides nothing."""
         self._max_blocks, self._expect_s = max_blocks, expect_s
-        self._believe, self._compiled = believe, compiled
+        self._believe = believe
+        self._compiled = functions() is not None if compiled is None else compiled
+        """Asked now: in the middle of a graph's work nobody has time to compile."""
         self._workers: dict[WorkerId, Worker] = {}
         self._indexes: dict[int, PrefixReuseIndex] = {}
         """By block size; 0 for traces, whose requests have block ids in the place of tokens."""
@@ -134,8 +140,11 @@ class PrefixFleet:
 
     def down(self, worker: WorkerId) -> None:
         """Nothing of it is left."""
-        if self._workers.pop(worker, None) is None:
+        gone = self._workers.pop(worker, None)
+        if gone is None:
             return
+        if gone.told is not None:
+            self.drops += gone.told.drops
         for index in self._indexes.values():
             if worker in index.numbers:
                 index.remove(worker)
@@ -178,6 +187,10 @@ class PrefixFleet:
         salt = found.groups.get(request.model)
         if salt is None:
             return
+        before = self._given.get(node)
+        if before is not None:
+            before.ended = True
+            self._let_go(node, before)
         asked = self._asked(request, size, salt)
         looked = self._looked
         known = looked.request == request.id
@@ -234,28 +247,35 @@ class PrefixFleet:
         if given is None:
             return
         worker = self._workers.get(given.worker)
-        if failed or worker is None or worker.told is None:
-            self._let_go(node)
+        given.ended = True
+        if failed or worker is None or worker.told is None or not given.expected:
+            self._let_go(node, given)
         else:
             self._wait(node, now + SETTLE_S)
 
     # -- whole --------------------------------------------------------------------------------
 
-    def row(self) -> dict[str, Any]:
+    def row(self, now: float) -> dict[str, Any]:
         """Plain numbers for people and metrics, from any thread."""
         counts = [index.tree.stats() for index in list(self._indexes.values())]
+        drops = self.drops.copy()
+        for worker in list(self._workers.values()):
+            if worker.told is not None:
+                drops += worker.told.drops.copy()  # it may grow meanwhile
         return {
             **self.metrics.row(sum(one.conflicts for one in counts)),
             "blocks": sum(one.blocks for one in counts),
+            "evicted_blocks": sum(one.evicted for one in counts),
             "bytes": sum(one.bytes for one in counts),
-            "drops": dict(self.drops),
+            "drops": dict(drops),
+            "silence_s": {name: round(s, 3) for name, s in self.staleness(now).items()},
         }
 
     def staleness(self, now: float) -> dict[WorkerId, float]:
         """Seconds since each reporting worker was last heard, of those that were heard."""
         return {
             name: now - worker.told.heard
-            for name, worker in self._workers.items()
+            for name, worker in list(self._workers.items())
             if worker.told is not None and worker.told.heard is not None
         }
 
@@ -301,7 +321,8 @@ class PrefixFleet:
     def _asked(self, request: Request, size: int, salt: Salt) -> Asked:
         index = self._index(size)
         if size:
-            return Asked(index, salt, request.tokens, request.n_prompt // size, size)
+            n = min(request.n_prompt, len(request.tokens) // 4) // size
+            return Asked(index, salt, request.tokens, n, size)
         salt = salt._replace(extra=f"blocks of {request.block_size}")
         ids = np.asarray(request.blocks, dtype="<u8") ^ np.uint64(root_key(salt))
         n = min(len(ids), request.n_prompt // request.block_size)
@@ -337,12 +358,15 @@ class PrefixFleet:
             due, node = heappop(self._due)
             given = self._given.get(node)
             if given is not None and given.due == due:
-                self._let_go(node)
+                self._let_go(node, given)
 
-    def _let_go(self, node: NodeId) -> None:
-        given = self._given.pop(node)
+    def _let_go(self, node: NodeId, given: Given) -> None:
+        """Nothing is expected of it any more; what has not ended may still be answered."""
+        if given.ended:
+            del self._given[node]
         asked, worker = given.asked, self._workers.get(given.worker)
-        if worker is None or worker.cache.incarnation != given.incarnation:
+        expected, given.expected = given.expected, False
+        if not expected or worker is None or worker.cache.incarnation != given.incarnation:
             return
         root = asked.index.tree.root(asked.index.digest(asked.salt), False)
         if root is not None and asked.n:

@@ -70,6 +70,17 @@ def test_the_bounds_are_those_of_the_package() -> None:
     assert dict(packages.needed())["isage"] == ">=0.3.2.3,<0.4"
 
 
+def test_a_prefix_index_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trial = next(trial for trial in default_trials() if trial.name == "prefix index")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (check,) = examine([trial])
+    assert check.state == "absent"
+    assert check.said.startswith("runs in Python, about forty times slower: no C compiler")
+    assert "apt-get install gcc" in check.fix
+
+
 def test_shared_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "SHM", tmp_path / "none")
     with pytest.raises(Absent) as found:

@@ -95,7 +95,23 @@ def test_one_of_three_ways_to_say_the_prompt() -> None:
         made(prompt="", prompt_token_ids=[])
 
 
-@pytest.mark.parametrize("wrong", [[1, -1], [2**31], [[1], [2]], ["a"], [2**70], [1.5]], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [1, -1],
+        [2**31],
+        [[1], [2]],
+        ["a"],
+        [2**70],
+        [1.5],
+        [1, True],
+        [1, None],
+        7,
+        "abc",
+        b"\1\0\0\0",
+    ],
+    ids=repr,
+)
 def test_token_ids_are_numbers_in_range(wrong: Any) -> None:
     with pytest.raises(InvalidRequest, match="prompt_token_ids"):
         made(prompt="", prompt_token_ids=wrong)

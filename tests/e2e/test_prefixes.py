@@ -107,7 +107,7 @@ def test_the_view_is_what_the_engines_have(
             assert told is not None
             assert not told.drops, told.drops
             assert fleet.view.index(SIZE).blocks_of(name) <= BLOCKS  # type: ignore[union-attr]
-        row = fleet.view.row()
+        row = fleet.view.row(0.0)
         assert row["total"]["achieved"] > 0
         assert row["lookup_p50_us"] is not None
         fleet.view.check_integrity()

@@ -71,7 +71,7 @@ def test_what_workers_report_is_replayed(tmp_path: Path, routing: str) -> None:
         pipeline.submit(request).result(10.0)
     view = pipeline.plane.prefix
     assert isinstance(view, PrefixFleet)
-    row = view.row()
+    row = view.row(0.0)
     assert row["hit_rate"] > 0.3
     assert any(entry.hits for entry in pipeline.ledger.entries() if entry.kind == "place")
     assert pipeline.stop(5.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from sage_llm_ops.prefix_reuse import PrefixMatcher, PrefixReuseIndex
 from sage_llm_ops.prefix_reuse.compiled import functions
+from sage_llm_ops.prefix_reuse.hashing import as_tokens
 from sage_llm_ops.types.errors import ConfigError, IntegrityError, InvalidRequest, UnknownName
 from sage_llm_ops.types.kv import Tier
 from sage_llm_ops.types.prefix import Salt
@@ -232,6 +234,19 @@ def test_a_forced_collision_is_caught_and_counted(make: Make) -> None:
     assert index.tree.stats().conflicts == before + 1
 
 
+def test_what_is_only_expected_is_not_sure(make: Make) -> None:
+    index = make()
+    data = as_tokens(range(12))
+    root = index.tree.root(index.digest(Salt()), True)
+    assert root is not None
+    index.tree.expect(root, data, 3, index.add("w"))
+    index.insert(range(4), "w")
+    hit = index.lookup(range(12)).hit("w")
+    assert (hit.matched_length, hit.confidence) == (12, 1 / 3)
+    verified = PrefixMatcher(index).verify(hit, [*range(8), 0, 0, 0, 0])
+    assert (verified.matched_length, verified.confidence) == (8, 1 / 2)
+
+
 def test_a_hit_on_what_is_gone_is_no_collision(make: Make) -> None:
     index = make()
     index.insert(range(8), "w")
@@ -289,10 +304,113 @@ def test_readers_beside_the_writer(make: Make) -> None:
     assert wrong == []
 
 
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_lookups_on_two_threads_do_not_mix_their_answers(make: Make, hasty: None) -> None:
+    """While holders come, too: an answer has room for those that were there when it began."""
+    index = make()
+    mine, other = as_tokens(range(8)), as_tokens(range(100, 164))
+    index.insert(mine, "mine")
+    index.insert(other, "other")
+    wrong: list[Any] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            found = index.lookup(mine)
+            if found.of("mine") != 8 or found.of("other") or found.known != 8:
+                wrong.append(found.holders())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(20_000):
+            assert index.lookup(other).of("other") == 64
+            if number % 20 == 0:
+                index.add(f"holder {number}")
+    finally:
+        stop.set()
+        reader.join()
+    assert wrong == []
+
+
+def test_a_snapshot_cannot_be_changed(make: Make) -> None:
+    index = make()
+    empty = index.snapshot()
+    index.insert(range(16), "w")
+    frozen = index.snapshot()
+    for call in (
+        lambda: empty.insert(range(8), "w"),
+        lambda: frozen.insert(range(8), "w"),
+        lambda: frozen.invalidate("w"),
+        frozen.evict_lru,
+        frozen.shrink,
+        lambda: frozen.remove("w"),
+        lambda: frozen.add("v"),
+    ):
+        with pytest.raises(ConfigError, match="snapshot of a prefix index cannot be changed"):
+            call()
+    assert frozen.lookup(range(16)).of("w") == 16
+    assert empty.lookup(range(16)).known == 0
+
+
+def test_a_hit_of_another_index_is_neither_believed_nor_a_collision(make: Make) -> None:
+    small, large = make(), make()
+    small.insert(range(8), "w")
+    large.insert(range(400_000), "w")
+    hit = large.lookup(range(400_000)).best()
+    assert hit is not None
+    for index in (small, small.snapshot()):
+        matcher = PrefixMatcher(index)
+        assert matcher.verify(hit, range(400_000)).matched_length == 0
+        assert matcher.conflicts == 0
+
+
+def test_a_hit_leaves_out_what_went_since_the_lookup(make: Make) -> None:
+    index = make()
+    index.insert(range(16), "w")
+    index.insert(range(16), "v")
+    found = index.lookup(range(16))
+    index.invalidate("w", range(16), keep=8)
+    hit = found.hit("w")
+    assert (hit.matched_length, hit.remaining_tokens, hit.confidence) == (8, 8, 1.0)
+    index.invalidate("w")
+    assert found.hit("w").matched_length == 0
+    index.remove("w")
+    assert found.hit("w").matched_length == 0
+
+
+def test_tiers_are_a_set_and_known_by_name(make: Make) -> None:
+    index = make()
+    index.insert(range(8), "w")
+    assert index.lookup(range(8), tiers=[Tier.GPU, Tier.GPU]).of("w") == 8
+    tape: Any = "tape"
+    for call in (
+        lambda: index.lookup(range(8), tiers=[tape]),
+        lambda: index.insert(range(8), "v", tier=tape),
+        lambda: index.invalidate("w", tier=tape),
+        lambda: index.blocks_of("w", tape),
+    ):
+        with pytest.raises(UnknownName, match=r"unknown tier 'tape'.*gpu"):
+            call()
+
+
+def test_a_holder_has_a_name(make: Make) -> None:
+    with pytest.raises(ConfigError, match="without a name"):
+        make().insert(range(8), "")
+
+
 def test_broken_insides_are_told() -> None:
     index = PrefixReuseIndex(4, compiled=False)
     index.insert(range(8), "w")
-    index.tree._order.popitem()  # type: ignore[attr-defined]
+    index.tree._order.popitem(last=False)  # type: ignore[attr-defined]
     with pytest.raises(IntegrityError, match="order of use"):
         index.check_integrity()
 

@@ -147,7 +147,8 @@ class Trees(RuleBasedStateMachine):
         assert self.fast.check() == ""
         assert self.slow.check() == ""
         fast, slow = self.fast.stats(), self.slow.stats()
-        for name in ("blocks", "roots", "sets", "conflicts", "evicted"):
+        assert self.fast.sets() == self.slow.sets()
+        for name in ("blocks", "roots", "conflicts", "evicted"):
             assert getattr(fast, name) == getattr(slow, name), name
         for holder in (0, 1, 2, 70):
             for plane in range(4):
@@ -180,6 +181,67 @@ TestRemembering = Remembering.TestCase
 TestColliding = Colliding.TestCase
 TestOddBlocks = OddBlocks.TestCase
 TestKeys = Keys.TestCase
+
+
+@pytest.mark.parametrize("kind", [CompiledTree, PythonTree])
+def test_a_reported_chain_goes_whole_before_a_younger_one(
+    kind: type[CompiledTree | PythonTree],
+) -> None:
+    """Engines report from the front, so a chain's beginning is its oldest block. It waits for what
+    follows it, and is no younger for that."""
+    tree = kind(4)
+    tree.ensure_holders(1)
+    size = 50
+    for chain in (0, 1):
+        data = words(range(chain * 2 * size, (chain + 1) * 2 * size))
+        for at in range(size):
+            name, before = chain * size + at + 1, chain * size + at
+            root, behind = (None, before) if at else (tree.root(SALTS[0], True), None)
+            block = data[16 * at : 16 * at + 16]
+            assert tree.stored(root, behind, words([name]), block, 1, 0, 0)
+    old, young = (words(range(c * 2 * size, (c + 1) * 2 * size)) for c in (0, 1))
+
+    def known(data: bytes) -> int:
+        return tree.find(SALTS[0], data, size, (ANY,), False).known
+
+    for left in range(2 * size - 1, -1, -1):
+        assert len(tree.evict(left)) == 1
+        assert (known(old), known(young)) == (max(0, left - size), min(size, left))
+        assert tree.check() == ""
+
+
+@pytest.mark.parametrize("kind", [CompiledTree, PythonTree])
+def test_a_block_that_went_by_one_name_comes_back_by_its_other(
+    kind: type[CompiledTree | PythonTree],
+) -> None:
+    tree, block = kind(4, remember=True), words([1, 2])
+    tree.ensure_holders(1)
+    for name in (1, 2):
+        assert tree.stored(tree.root(SALTS[0], True), None, words([name]), block, 1, 0, 0)
+    assert tree.removed(words([1]), 1, 0, 0) == 1
+    assert tree.held(0, 0) == 0
+    assert tree.stored(tree.root(SALTS[0], True), None, words([2]), block, 1, 0, 0)
+    assert tree.held(0, 0) == 1
+    assert tree.find(SALTS[0], block, 1, (ANY,), False).reach.tolist() == [1]
+
+
+@pytest.mark.parametrize("kind", [CompiledTree, PythonTree])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4])
+def test_salts_whose_keys_collide_are_kept_apart(
+    kind: type[CompiledTree | PythonTree], size: int
+) -> None:
+    """Also where a block is too small for the digest of one: tenants would share theirs."""
+    tree = kind(size, hash_bits=1)
+    tree.ensure_holders(8)
+    data = words([1, 2])[: 4 * size or 8]
+    salts = [bytes(15) + bytes([number]) for number in range(8)]
+    for holder, salt in enumerate(salts):
+        tree.insert(tree.root(salt, True) or 0, data, 1, holder, 0)
+    assert tree.stats().roots == 8
+    for holder, salt in enumerate(salts):
+        found = tree.find(salt, data, 1, (ANY,), not size)
+        assert found.reach.tolist() == [int(other == holder) for other in range(8)]
+    assert tree.check() == ""
 
 
 def test_many_holders_and_growth() -> None:

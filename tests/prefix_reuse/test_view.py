@@ -15,6 +15,7 @@ from sage_llm_ops.engines.kv_events.listener import batches
 from sage_llm_ops.engines.kv_events.sequence import Next, Sequence
 from sage_llm_ops.prefix_reuse import PrefixFleet
 from sage_llm_ops.prefix_reuse.base import EXPECTED
+from sage_llm_ops.prefix_reuse.metrics import MAX_ROWS, OTHERS
 from sage_llm_ops.testing.requests import make_request
 from sage_llm_ops.types.events import KvBatch
 from sage_llm_ops.types.ids import NodeId, WorkerId
@@ -276,6 +277,56 @@ def test_answers_correct_a_belief() -> None:
     assert view.metrics.total.row()["staleness"] == 1.0
 
 
+def test_what_the_index_evicted_is_believed_again_when_it_is_sent_again() -> None:
+    view = PrefixFleet(max_blocks=40)
+    view.up(W0, "m", (), PrefixCache(SIZE, 1000, False, 1))
+
+    def send(node: int, tokens: list[int]) -> None:
+        view.placed(NodeId(node), request(tokens), W0, float(node))
+        view.answered(NodeId(node), 0)
+        view.ended(NodeId(node), float(node))
+
+    prompt = list(range(100, 120))
+    send(1, prompt)
+    for node in range(2, 60):
+        send(node, [node] * 8)
+    view.check_integrity()
+    assert view.match(request([*prompt, 1]), 99.0) == {}
+    send(100, prompt)
+    assert view.match(request([*prompt, 1]), 200.0) == {"w0": 20}
+    view.check_integrity()
+    index = view.index(SIZE)
+    assert index is not None
+    assert index.blocks_of("w0") <= 40
+
+
+def test_an_answer_counts_however_late_it_comes() -> None:
+    view = fleet("w0", believing=("w1",), expect_s=5.0)
+    for number, worker in enumerate((W0, W1)):
+        view.placed(NodeId(number), request(list(range(12))), worker, 0.0)
+    assert view.match(request(list(range(20))), 4.0) == {"w0": 12, "w1": 12}
+    assert view.match(request(list(range(20))), 6.0) == {}
+    for number in range(2):
+        view.answered(NodeId(number), 3)
+        view.ended(NodeId(number), 7.0)
+    row = view.metrics.total.row()
+    assert (row["requests"], row["achieved"]) == (2, 6)
+    assert view.match(request(list(range(20))), 99.0) == {"w1": 12}
+    assert not view._given
+    view.check_integrity()
+
+
+def test_a_prompt_that_is_shorter_than_it_says_is_read_no_further() -> None:
+    view = fleet("w0")
+    Told(view)(stored(list(range(8))))
+    asked = request(list(range(8)))
+    asked.n_prompt = 1_000_000
+    assert view.match(asked, 0.0) == {"w0": 8}
+    view.placed(NodeId(1), asked, W0, 0.0)
+    view.ended(NodeId(1), 0.0, failed=True)
+    view.check_integrity()
+
+
 def test_believing_can_be_turned_off() -> None:
     view = PrefixFleet(believe=False)
     view.up(W0, "m", (), PrefixCache(SIZE, 60, False, 1))
@@ -309,7 +360,7 @@ def test_regret() -> None:
     view.placed(NodeId(1), asked, W0, 0.0)  # not where it was
     view.answered(NodeId(1), 4)
     view.answered(NodeId(1), 4)
-    row = view.row()
+    row = view.row(100.0)
     assert row["total"] == row["tenants"]["t"] == row["workers"]["w0"]
     assert row["total"] | {"staleness": None} == {
         "requests": 1,
@@ -338,8 +389,32 @@ def test_an_unbounded_cache_would_have_known() -> None:
     view.match(asked, 0.0)
     view.placed(NodeId(1), asked, W0, 0.0)
     view.answered(NodeId(1), 0)
-    total = view.row()["total"]
+    total = view.row(100.0)["total"]
     assert (total["reachable"], total["ideal"]) == (0, 12)
+
+
+def test_what_was_dropped_and_who_is_silent_is_told() -> None:
+    """Also of workers that are gone: a counter does not go back."""
+    view = fleet("w0", "w1")
+    told = Told(view)
+    told(KvRemoved(stored(list(range(8))).hashes), now=3.0)
+    told(stored(list(range(8)), parent=99), now=5.0)
+    view.take(KvBatch(worker=WorkerId("w9"), incarnation=1, number=0, changes=[]))
+    wanted = {"unknown_worker": 1, "strangers": 2, "orphans": 2}
+    row = view.row(12.0)
+    assert (row["drops"], row["silence_s"]) == (wanted, {"w0": 7.0})
+    view.down(W0)
+    row = view.row(13.0)
+    assert (row["drops"], row["silence_s"]) == (wanted, {})
+
+
+def test_rows_are_bounded() -> None:
+    view = fleet()
+    for number in range(MAX_ROWS + 5):
+        view.metrics.answered(f"t{number}", f"w{number}", 10, 5, 0, 0, 0)
+    for table in (view.metrics.tenants, view.metrics.workers):
+        assert len(table) == MAX_ROWS + 1
+        assert table[OTHERS].requests == 5
 
 
 def test_lookups_are_timed_by_the_drivers_clock() -> None:
@@ -347,7 +422,7 @@ def test_lookups_are_timed_by_the_drivers_clock() -> None:
     ticks = iter([1.0, 1.5])
     view.clock = lambda: next(ticks)
     view.match(request(list(range(16))), 0.0)
-    assert view.row()["lookup_p99_us"] == pytest.approx(5e5, rel=0.02)
+    assert view.row(100.0)["lookup_p99_us"] == pytest.approx(5e5, rel=0.02)
 
 
 # -- against the truth --------------------------------------------------------------------------

@@ -188,6 +188,10 @@ def test_metrics_are_prometheus_and_documented(client: httpx.Client) -> None:
         assert row.startswith("# ") or line.match(row), row
     asked = f'{PREFIX}http_requests_total{{route="/v1/chat/completions",status="200"}}'
     assert asked in response.text
+    for name in ("hits", "matched_tokens", "conflicts", "evicted_blocks"):
+        assert f"{PREFIX}prefix_{name}_total " in response.text
+    assert f'{PREFIX}prefix_lookup_seconds{{quantile="0.99"}} ' in response.text
+    assert f'{PREFIX}prefix_tokens_total{{kind="overclaimed"}} ' in response.text
     text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
     documented = dict(re.findall(r"^\| `sage_llm_ops_(\w+)` \| (\w+) \|", text, re.MULTILINE))
     assert documented == {name: kind for name, (kind, _) in METRICS.items()}

@@ -73,6 +73,7 @@ def default_trials() -> list[Trial]:
         Trial("ipc socket", machine.ipc_socket, short),
         Trial("sage graph", serving.in_process, mend),
         Trial("worker process", serving.in_a_child, mend),
+        Trial("prefix index", machine.prefix_index, machine.MEND_INDEX, needed=False),
         Trial("vllm", packages.vllm, packages.how_to_install("vllm"), needed=False),
         Trial(
             "gpu", machine.gpus, "install the NVIDIA driver again, then: nvidia-smi", needed=False

@@ -10,6 +10,9 @@ from pathlib import Path
 
 SHM = Path("/dev/shm")
 MEND_SHM = "sudo mount -t tmpfs -o mode=1777 tmpfs /dev/shm (docker run --shm-size=1g)"
+MEND_INDEX = (
+    "install a C compiler (apt-get install gcc) or set CC to one; unset SAGE_LLM_OPS_NATIVE"
+)
 MIB = 1 << 20
 
 
@@ -50,6 +53,19 @@ def ipc_socket() -> str:
     finally:
         context.term()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def prefix_index() -> str:
+    """The library that is compiled at first use; it is, here."""
+    from sage_llm_ops.cli.doctor.checks import Absent
+    from sage_llm_ops.prefix_reuse import native
+
+    try:
+        library = native.found()
+    except (OSError, subprocess.SubprocessError) as error:
+        said = f"runs in Python, about forty times slower: {error}"
+        raise Absent(said, MEND_INDEX) from None
+    return f"compiled: {library}"
 
 
 def gpus() -> str:

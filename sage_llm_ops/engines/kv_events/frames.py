@@ -30,7 +30,7 @@ class BlockStored(msgspec.Struct, tag=True, gc=False):
     block_size: int
     medium: str | None = None
     lora_name: str | None = None
-    extra_keys: list[Any] | None = None
+    extra_keys: list[list[Any] | None] | None = None
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
 
@@ -105,7 +105,9 @@ def _stored(event: BlockStored, tier: int) -> list[KvChange]:
     parent = None if event.parent_block_hash is None else _name(event.parent_block_hash)
     extra = ""
     for number, keys in enumerate(event.extra_keys or ()):
-        own = [key for key in keys or () if key != lora]
+        own = keys or []
+        if lora and own[:1] == [lora]:  # it comes first, and a salt may be called like it
+            own = own[1:]
         if not own:
             continue
         if number == 0 and parent is None:

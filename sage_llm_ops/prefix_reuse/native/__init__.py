@@ -1,7 +1,8 @@
 """Finds the compiled tree, or makes it: one C file, compiled once a machine where there is a compiler.
 
 A wheel may bring `libprefix.so` beside this file. Else the first use compiles `prefix.c` (a second)
-into the user's cache, under a name that says which source and which compiler made it. Where neither
+into the user's cache (or, where there is no home to write to, into a folder of the user's own among
+the temporary files), under a name that says which source and which compiler made it. Where neither
 works, the tree in Python does the same thing, slower; docs/adr/0020 has the figures.
 `SAGE_LLM_OPS_NATIVE=0` asks for that.
 """
@@ -15,6 +16,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -33,13 +35,22 @@ COMPILE_S = 60.0
 def library() -> ctypes.PyDLL | None:
     """The compiled functions, or None. PyDLL: they keep the GIL, so that to other threads each call
     happens at once, and nobody waits for a busy thread's turn in the middle of a decision."""
-    if os.environ.get("SAGE_LLM_OPS_NATIVE") == "0" or sys.byteorder != "little":
+    if os.environ.get("SAGE_LLM_OPS_NATIVE") == "0":
         return None
     try:
-        return ctypes.PyDLL(str(SHIPPED if SHIPPED.is_file() else compiled()))
+        return ctypes.PyDLL(str(found()))
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("the prefix index runs in Python, several times slower: %s", error)
         return None
+
+
+def found() -> Path:
+    """The library's file, compiled if need be; an error says what is in the way."""
+    if os.environ.get("SAGE_LLM_OPS_NATIVE") == "0":
+        raise OSError("SAGE_LLM_OPS_NATIVE=0 asks for it")
+    if sys.byteorder != "little":
+        raise OSError("it is written for little-endian machines")
+    return SHIPPED if SHIPPED.is_file() else compiled()
 
 
 def compiled() -> Path:
@@ -67,10 +78,22 @@ def compiled() -> Path:
 
 def _directory() -> Path:
     """Ours alone: what lies there is loaded as code."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = base / "sage-llm-ops" / "native"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status = directory.stat()
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        directory = base / "sage-llm-ops" / "native"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        writable = os.access(directory, os.W_OK)
+    except (
+        OSError,
+        RuntimeError,
+    ):  # RuntimeError: no home at all, as of a container's made-up user
+        writable = False
+    if not writable:
+        directory = Path(tempfile.gettempdir()) / f"sage-llm-ops-{os.getuid()}"
+        directory.mkdir(exist_ok=True, mode=0o700)
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise OSError(f"{directory} is no directory: remove it or set XDG_CACHE_HOME")
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise OSError(f"{directory} is writable by others: remove it or set XDG_CACHE_HOME")
     return directory

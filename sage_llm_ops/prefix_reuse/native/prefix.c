@@ -22,6 +22,7 @@ typedef uint32_t u32;
 typedef int32_t i32;
 
 #define NIL 0xFFFFFFFFu
+#define FULL 0xFFFFFFFEu /* returned where memory is short; nothing has changed then */
 #define PLANES 4 /* tiers 0 to 2 as engines report them, and what is only expected */
 #define TIERS 3
 #define MASKS 8 /* in one lookup, at most */
@@ -187,15 +188,19 @@ static void set_index(Tree *t, u32 set) {
     t->set_table[i] = set;
 }
 
-static int sets_reindex(Tree *t, u32 size) {
-    u32 *fresh = malloc(size * sizeof(u32));
-    if (!fresh) return 0;
+static void sets_rehash(Tree *t, u32 *fresh, u32 size) {
     free(t->set_table);
     t->set_table = fresh;
     t->set_tmask = size - 1;
     memset(fresh, 0xFF, size * sizeof(u32));
     for (u32 s = 1; s < t->set_top; s++)
         if (t->set_refs[s]) set_index(t, s);
+}
+
+static int sets_reindex(Tree *t, u32 size) {
+    u32 *fresh = malloc(size * sizeof(u32));
+    if (!fresh) return 0;
+    sets_rehash(t, fresh, size);
     return 1;
 }
 
@@ -211,28 +216,33 @@ static u32 set_intern(Tree *t) {
             return s;
         }
     u32 s = t->set_free;
-    if (s != NIL)
-        t->set_free = t->set_link[s];
-    else {
-        if (t->set_top == t->set_cap) {
-            u32 cap = t->set_cap * 2;
-            u32 *refs = realloc(t->set_refs, cap * sizeof(u32));
-            if (refs) t->set_refs = refs;
-            u32 *link = realloc(t->set_link, cap * sizeof(u32));
-            if (link) t->set_link = link;
-            u64 *bits = realloc(t->set_bits, (size_t)cap * t->stride * 8);
-            if (bits) t->set_bits = bits;
-            if (!refs || !link || !bits) abort();
-            t->set_cap = cap;
-        }
-        s = t->set_top++;
-    }
+    if (s != NIL) t->set_free = t->set_link[s];
+    else s = t->set_top++;
     t->set_refs[s] = 1;
     memcpy(t->set_bits + (size_t)s * t->stride, t->scratch, t->stride * 8);
     t->sets++;
-    if (t->sets <= t->set_tmask) set_index(t, s);
-    else if (!sets_reindex(t, (t->set_tmask + 1) * 2)) abort();
+    set_index(t, s);
     return s;
+}
+
+/* Room for the sets that come of n blocks which each gain a holder and make another lose it. One that
+ * makes many blocks change makes no more sets than there are different ones among them. */
+static int room_for_sets(Tree *t, u32 n) {
+    u64 more = (n < t->sets ? 2 * (u64)n : 3 * (u64)t->sets) + 4, unused = t->set_top - 1 - t->sets;
+    while (more > unused && t->set_top + (more - unused) > t->set_cap) {
+        u32 cap = t->set_cap * 2;
+        u32 *refs = realloc(t->set_refs, cap * sizeof(u32));
+        if (refs) t->set_refs = refs;
+        u32 *link = realloc(t->set_link, cap * sizeof(u32));
+        if (link) t->set_link = link;
+        u64 *bits = realloc(t->set_bits, (size_t)cap * t->stride * 8);
+        if (bits) t->set_bits = bits;
+        if (!refs || !link || !bits) return 0;
+        t->set_cap = cap;
+    }
+    while (t->sets + more > t->set_tmask)
+        if (!sets_reindex(t, (t->set_tmask + 1) * 2)) return 0;
+    return 1;
 }
 
 static void set_release(Tree *t, u32 s) {
@@ -283,7 +293,7 @@ static void memo_end(Tree *t, Memo *memo) {
 /* -- slots ------------------------------------------------------------------------------------ */
 
 static int slots_grow(Tree *t) {
-    u32 cap = t->cap + t->cap / 2;
+    u32 cap = t->cap + t->cap / 2 + 16;
 #define GROW(field, size)                                   \
     do {                                                    \
         void *p = realloc(t->field, (size_t)cap * (size));  \
@@ -317,17 +327,40 @@ static inline void lru_front(Tree *t, u32 s) {
     t->next[0] = s;
 }
 
+static inline void lru_back(Tree *t, u32 s) {
+    u32 last = t->prev[0];
+    t->prev[s] = last;
+    t->next[s] = 0;
+    t->next[last] = s;
+    t->prev[0] = s;
+}
+
+/* A block whose turn came while something follows it waits outside the circle, a circle of its own. Back
+ * at its end when nothing does: else each eviction would walk past all such blocks again. */
+static inline int waits(const Tree *t, u32 s) { return t->next[s] == s; }
+
+static inline void lru_wait(Tree *t, u32 s) {
+    lru_unlink(t, s);
+    t->prev[s] = t->next[s] = s;
+}
+
+static int room_for_slots(Tree *t, u32 n) {
+    u64 unused = t->top - 1 - t->blocks - t->roots;
+    while (n > unused && t->top + (n - unused) > t->cap)
+        if (!slots_grow(t)) return 0;
+    while (((u64)t->blocks + t->roots + n + 1) * 10 > (t->tmask + 1) * 7)
+        if (!table_grow(t)) return 0;
+    return 1;
+}
+
 static u32 make(Tree *t, u32 parent, u64 key, const char *tok, i32 width, u32 kids) {
     u32 s = t->free_head;
     if (s != NIL)
         t->free_head = t->next[s];
     else {
-        if (t->top == t->cap && !slots_grow(t)) return 0;
         s = t->top++;
         t->born[s] = 0;
-        t->parent[s] = NIL;
     }
-    if ((u64)(t->blocks + t->roots + 2) * 10 > (t->tmask + 1) * 7 && !table_grow(t)) return 0;
     t->key[s] = key;
     t->parent[s] = parent;
     t->kids[s] = kids;
@@ -357,12 +390,13 @@ static void unmake(Tree *t, u32 s) {
                     t->holder[((w << 6) + __builtin_ctzll(b)) * PLANES + p].held--;
         set_release(t, t->set[s]);
     }
-    t->kids[t->parent[s]]--;
     if (t->kids[s] & VIRTUAL) t->roots--;
     else {
         lru_unlink(t, s);
         t->blocks--;
     }
+    u32 parent = t->parent[s];
+    if (!--t->kids[parent] && waits(t, parent)) lru_back(t, parent); /* never 0 where VIRTUAL */
     t->parent[s] = NIL;
     t->born[s]++;
     t->next[s] = t->free_head;
@@ -389,9 +423,8 @@ static u32 evict_one(Tree *t, u64 *keys, u32 at) {
     for (;;) {
         u32 s = t->prev[0];
         if (!s) return 0;
-        if (t->kids[s] & KIDS) { /* something still follows it: it is as recent as that */
-            lru_unlink(t, s);
-            lru_front(t, s);
+        if (t->kids[s] & KIDS) {
+            lru_wait(t, s);
             continue;
         }
         u32 parent = t->parent[s];
@@ -412,8 +445,8 @@ static int list_order(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static void list_add(Tree *t, Holder *h, u32 holder, u32 plane, u32 slot) {
-    if (h->listed == h->room) {
+static int room_in_list(Tree *t, Holder *h, u32 holder, u32 plane, u32 n) {
+    if ((u64)h->listed + n > h->room) {
         if (h->listed > 64 && h->listed > 2 * (u64)h->held) { /* mostly stale */
             qsort(h->list, h->listed, sizeof(u32), list_order);
             u32 kept = 0;
@@ -426,15 +459,16 @@ static void list_add(Tree *t, Holder *h, u32 holder, u32 plane, u32 slot) {
             }
             h->listed = kept;
         }
-        if (h->listed == h->room) {
-            u32 room = h->room ? h->room * 2 : 64;
-            u32 *more = realloc(h->list, (size_t)room * sizeof(u32));
-            if (!more) abort();
+        u64 room = h->room ? h->room : 64;
+        while (room < (u64)h->listed + n) room *= 2;
+        if (room > h->room) {
+            u32 *more = realloc(h->list, room * sizeof(u32));
+            if (!more) return 0;
             h->list = more;
             h->room = room;
         }
     }
-    h->list[h->listed++] = slot;
+    return 1;
 }
 
 static inline int map_live(const Tree *t, const Map *m, u32 i) {
@@ -448,17 +482,22 @@ static u32 map_at(const Map *m, u64 hash) { /* where it is, or where it would go
     return i;
 }
 
-static void map_resize(Tree *t, Map *m, u32 size) {
-    Map old = *m;
-    m->hash = malloc((size_t)size * 8);
-    m->slot = calloc(size, 4);
-    m->born = malloc((size_t)size * 4);
-    m->count = malloc((size_t)size * 4);
-    if (!m->hash || !m->slot || !m->born || !m->count) abort();
-    m->mask = size - 1;
-    m->used = 0;
-    if (!old.slot) return;
-    for (u32 i = 0; i <= old.mask; i++)
+static void map_free(Map *m) {
+    free(m->hash);
+    free(m->slot);
+    free(m->born);
+    free(m->count);
+}
+
+static int map_resize(Tree *t, Map *m, u32 size) {
+    Map old = *m, fresh = {malloc((size_t)size * 8), calloc(size, 4), malloc((size_t)size * 4),
+                           malloc((size_t)size * 4), size - 1, 0};
+    if (!fresh.hash || !fresh.slot || !fresh.born || !fresh.count) {
+        map_free(&fresh);
+        return 0;
+    }
+    *m = fresh;
+    for (u32 i = 0; old.slot && i <= old.mask; i++)
         if (old.slot[i] && map_live(t, &old, i)) {
             u32 j = map_at(m, old.hash[i]);
             m->hash[j] = old.hash[i];
@@ -467,10 +506,18 @@ static void map_resize(Tree *t, Map *m, u32 size) {
             m->count[j] = old.count[i];
             m->used++;
         }
-    free(old.hash);
-    free(old.slot);
-    free(old.born);
-    free(old.count);
+    map_free(&old);
+    return 1;
+}
+
+/* Room for n more names. Those of blocks that are gone go first. */
+static int room_in_map(Tree *t, Map *m, u32 n) {
+    u64 size = m->slot ? (u64)m->mask + 1 : 64;
+    if (m->slot && ((u64)m->used + n) * 10 <= size * 7) return 1;
+    u64 live = n;
+    for (u32 i = 0; m->slot && i <= m->mask; i++) live += m->slot[i] && map_live(t, m, i);
+    while (live * 10 > size * 5) size *= 2;
+    return size <= 1u << 31 && map_resize(t, m, size);
 }
 
 static void map_drop(Map *m, u32 i) {
@@ -512,14 +559,12 @@ static void lose(Tree *t, u32 slot, u32 holder, u32 plane, Memo *memo) {
 
 static void map_add(Tree *t, u32 holder, u32 plane, u64 hash, u32 slot, Memo *memo) {
     Map *m = &held_by(t, holder, plane)->map;
-    if (!m->slot) map_resize(t, m, 64);
-    else if ((u64)(m->used + 1) * 10 > (u64)(m->mask + 1) * 7) {
-        u32 live = 0;
-        for (u32 i = 0; i <= m->mask; i++) live += m->slot[i] && map_live(t, m, i);
-        map_resize(t, m, (u64)live * 10 > (u64)(m->mask + 1) * 5 ? (m->mask + 1) * 2 : m->mask + 1);
-    }
     u32 i = map_at(m, hash), before = m->slot[i] && map_live(t, m, i) ? m->slot[i] : 0;
-    if (before == slot) { m->count[i]++; return; }
+    if (before == slot) {
+        m->count[i]++;
+        gain(t, slot, holder, plane, memo); /* it may have gone by another name */
+        return;
+    }
     m->used += !m->slot[i];
     m->hash[i] = hash;
     m->slot[i] = slot;
@@ -553,11 +598,7 @@ static int map_take(Tree *t, u32 holder, u32 plane, u64 hash, Memo *memo) {
 void px_free(Tree *t) {
     if (!t) return;
     for (u32 h = 0; h < t->holders * PLANES; h++) {
-        Map *m = &t->holder[h].map;
-        free(m->hash);
-        free(m->slot);
-        free(m->born);
-        free(m->count);
+        map_free(&t->holder[h].map);
         free(t->holder[h].list);
     }
     void *all[] = {t->key, t->parent, t->kids, t->set, t->prev, t->next, t->born, t->tok, t->table,
@@ -612,14 +653,14 @@ Tree *px_new(i32 block_size, u32 remember, u64 key_mask) {
 
 static void *copy(const void *from, size_t size) {
     void *to = malloc(size ? size : 1);
-    if (!to) abort();
-    if (size) memcpy(to, from, size);
+    if (to && size) memcpy(to, from, size);
     return to;
 }
 
 /* What readers of a snapshot need: slots, sets and the number of holders; no maps, so it never changes. */
 Tree *px_clone(const Tree *t) {
     Tree *c = copy(t, sizeof(Tree));
+    if (!c) return NULL;
     size_t n = c->cap = t->top;
     c->key = copy(t->key, n * 8);
     c->parent = copy(t->parent, n * 4);
@@ -637,7 +678,12 @@ Tree *px_clone(const Tree *t) {
     c->scratch = copy(t->scratch, t->stride * 8);
     c->live = copy(t->live, (size_t)t->words * MASKS * 8);
     c->holder = calloc((size_t)t->holders * PLANES + 1, sizeof(Holder));
-    if (!c->holder) abort();
+    if (!c->holder) c->holders = 0;
+    if (!c->key || !c->parent || !c->kids || !c->set || !c->prev || !c->next || !c->born || !c->tok || !c->table ||
+        !c->set_refs || !c->set_link || !c->set_bits || !c->set_table || !c->scratch || !c->live || !c->holder) {
+        px_free(c);
+        return NULL;
+    }
     for (u32 h = 0; h < t->holders * PLANES; h++) c->holder[h].held = t->holder[h].held;
     return c;
 }
@@ -648,15 +694,24 @@ int px_holders(Tree *t, u32 n) {
     Holder *more = realloc(t->holder, (size_t)n * PLANES * sizeof(Holder));
     if (!more) return 0;
     memset(more + (size_t)t->holders * PLANES, 0, (size_t)(n - t->holders) * PLANES * sizeof(Holder));
-    t->holder = more;
-    t->holders = n;
+    t->holder = more; /* longer than it says until all the rest is there */
     u32 words = t->words;
     while (words * 64 < n) words *= 2;
-    if (words == t->words) return 1;
+    if (words == t->words) {
+        t->holders = n;
+        return 1;
+    }
     u32 stride = words * PLANES;
     u64 *bits = calloc((size_t)t->set_cap * stride, 8);
     u64 *scratch = calloc(stride, 8), *live = calloc(words * MASKS, 8);
-    if (!bits || !scratch || !live) return 0;
+    u32 *fresh = malloc(((size_t)t->set_tmask + 1) * sizeof(u32));
+    if (!bits || !scratch || !live || !fresh) {
+        free(bits);
+        free(scratch);
+        free(live);
+        free(fresh);
+        return 0;
+    }
     for (u32 s = 1; s < t->set_top; s++)
         for (u32 p = 0; p < PLANES; p++)
             memcpy(bits + (size_t)s * stride + p * words,
@@ -669,26 +724,35 @@ int px_holders(Tree *t, u32 n) {
     t->live = live;
     t->words = words;
     t->stride = stride;
-    return sets_reindex(t, t->set_tmask + 1);
+    t->holders = n;
+    sets_rehash(t, fresh, t->set_tmask + 1);
+    return 1;
 }
 
-/* The virtual slot of a salt below `parent`; 0 where there is none and none is to be made. */
+/* The virtual slot of a salt below `parent`; 0 where there is none and none is to be made. A salt keeps
+ * the end of its digest where a block has its neighbours: small blocks have no room for all of it. */
 u32 px_salt(Tree *t, u32 parent, const char *digest, int create) {
     i32 width = t->width ? (t->width < 16 ? t->width : 16) : 16;
+    u32 end[2];
+    memcpy(end, digest + 8, 8);
     u64 key = key_of(t, t->key[parent], digest, 16);
     u64 i = spread(key) & t->tmask;
     for (u32 s; (s = t->table[i]); i = (i + 1) & t->tmask)
-        if (t->key[s] == key && t->parent[s] == parent && (t->kids[s] & VIRTUAL) &&
-            (!t->width || !memcmp(t->tok + (size_t)s * t->width, digest, width)))
+        if (t->key[s] == key && t->parent[s] == parent && (t->kids[s] & VIRTUAL) && t->prev[s] == end[0] &&
+            t->next[s] == end[1] && (!t->width || !memcmp(t->tok + (size_t)s * t->width, digest, width)))
             return s;
-    return create ? make(t, parent, key, digest, width, VIRTUAL) : 0;
+    if (!create || !room_for_slots(t, 1)) return 0;
+    u32 s = make(t, parent, key, digest, width, VIRTUAL);
+    t->prev[s] = end[0];
+    t->next[s] = end[1];
+    return s;
 }
 
-/* How far each holder reaches, for every mask of planes: out[mask * holders + holder], in blocks.
- * Returns the blocks that are known at all; *last is the slot of the last of them. */
+/* How far each holder reaches, for every mask of planes: out[mask * rows + holder], in blocks. There is
+ * room for the first `rows` holders: those that came while the caller made it are left out.
+ * Returns the blocks that are known at all and, above bit 32, the slot of the last of them. */
 #define LOOKUP(NEXT)                                                                               \
-    u32 W = t->words, H = t->holders, cur = 0, s = root, d = 0;                                    \
-    memset(out, 0, (size_t)masks * H * sizeof(u32));                                               \
+    u32 W = t->words, cur = 0, s = root, d = 0;                                                    \
     memset(t->live, 0xFF, (size_t)masks * W * 8);                                                  \
     int alive = 1;                                                                                 \
     for (; d < n; d++) {                                                                           \
@@ -697,19 +761,24 @@ u32 px_salt(Tree *t, u32 parent, const char *digest, int create) {
         s = c;                                                                                     \
         if (alive && (t->set[c] != cur || !d)) {                                                   \
             cur = t->set[c];                                                                       \
-            alive = narrow(t, cur, d, masks, mask, out);                                           \
+            alive = narrow(t, cur, d, masks, mask, out, rows);                                     \
         }                                                                                          \
     }                                                                                              \
     if (alive && d)                                                                                \
         for (u32 m = 0; m < masks; m++)                                                            \
             for (u32 w = 0; w < W; w++)                                                            \
-                for (u64 b = t->live[m * W + w]; b; b &= b - 1)                                    \
-                    out[m * H + (w << 6) + __builtin_ctzll(b)] = d;                                \
-    *last = s;                                                                                     \
-    return d;
+                reached(out + (size_t)m * rows, t->live[m * W + w], w, d, rows);                   \
+    return (u64)s << 32 | d;
 
-static int narrow(Tree *t, u32 set, u32 d, u32 masks, const u32 *mask, u32 *out) {
-    u32 W = t->words, H = t->holders;
+static inline void reached(u32 *out, u64 bits, u32 word, u32 d, u32 rows) {
+    for (; bits; bits &= bits - 1) {
+        u32 holder = (word << 6) + __builtin_ctzll(bits);
+        if (holder < rows) out[holder] = d;
+    }
+}
+
+static int narrow(Tree *t, u32 set, u32 d, u32 masks, const u32 *mask, u32 *out, u32 rows) {
+    u32 W = t->words;
     const u64 *bits = t->set_bits + (size_t)set * t->stride;
     u64 any = 0;
     for (u32 m = 0; m < masks; m++)
@@ -719,32 +788,29 @@ static int narrow(Tree *t, u32 set, u32 d, u32 masks, const u32 *mask, u32 *out)
                 for (u32 p = 0; p < PLANES; p++)
                     if (mask[m] >> p & 1) has |= bits[p * W + w];
             u64 live = t->live[m * W + w];
-            if (d)
-                for (u64 b = live & ~has; b; b &= b - 1)
-                    out[m * H + (w << 6) + __builtin_ctzll(b)] = d;
+            if (d) reached(out + (size_t)m * rows, live & ~has, w, d, rows);
             any |= t->live[m * W + w] = live & has;
         }
     return any != 0;
 }
 
-static u32 px_lookup(Tree *t, u32 root, const char *tok, u32 n, u32 masks, const u32 *mask, u32 *out, u32 *last) {
+static u64 px_lookup(Tree *t, u32 root, const char *tok, u32 n, u32 masks, const u32 *mask, u32 *out, u32 rows) {
     LOOKUP(child(t, s, tok + (size_t)d * t->width))
 }
 
-static u32 px_lookup_keys(Tree *t, u32 root, const u64 *keys, u32 n, u32 masks, const u32 *mask, u32 *out, u32 *last) {
+static u64 px_lookup_keys(Tree *t, u32 root, const u64 *keys, u32 n, u32 masks, const u32 *mask, u32 *out,
+                          u32 rows) {
     LOOKUP(child_by_key(t, s, keys[d]))
 }
 
 /* Either of them below the root of a salt, in one call: two cost more than the walk. */
-u32 px_find(Tree *t, const char *digest, const char *data, u32 n, int keyed, u32 masks, const u32 *mask, u32 *out,
-            u32 *last) {
+u64 px_find(Tree *t, const char *digest, const char *data, u32 n, int keyed, u32 masks, const u32 *mask, u32 *out,
+            u32 rows) {
     u32 root = px_salt(t, 0, digest, 0);
-    if (!root) {
-        memset(out, 0, (size_t)masks * t->holders * sizeof(u32));
-        return *last = 0;
-    }
-    if (keyed) return px_lookup_keys(t, root, (const u64 *)data, n, masks, mask, out, last);
-    return px_lookup(t, root, data, n, masks, mask, out, last);
+    memset(out, 0, (size_t)masks * rows * sizeof(u32));
+    if (!root) return 0;
+    if (keyed) return px_lookup_keys(t, root, (const u64 *)data, n, masks, mask, out, rows);
+    return px_lookup(t, root, data, n, masks, mask, out, rows);
 }
 
 /* Of a path that ends at `slot`: how many of its leading n blocks have these tokens. */
@@ -769,13 +835,13 @@ u32 px_insert(Tree *t, u32 root, const char *tok, const u64 *keys, u32 n, u32 ho
     Memo memo = {0, NIL};
     Holder *h = held_by(t, holder, plane);
     u32 s = root;
+    if (!room_for_slots(t, n) || !room_for_sets(t, n) || !room_in_list(t, h, holder, plane, n)) return FULL;
     for (u32 d = 0; d < n; d++) {
         s = descend(t, s, tok ? tok + (size_t)d * t->width : NULL, tok ? 0 : keys[d]);
-        if (!s) abort();
         if (!has_bit(t, t->set[s], holder, plane)) {
             flip(t, s, holder, plane, &memo);
             h->held++;
-            list_add(t, h, holder, plane, s);
+            h->list[h->listed++] = s;
         }
     }
     memo_end(t, &memo);
@@ -794,6 +860,7 @@ u32 px_evict(Tree *t, u32 most, u64 *keys, u32 room) {
 u32 px_withdraw(Tree *t, u32 root, const char *tok, const u64 *keys, u32 n, u32 from, u32 holder, u32 plane) {
     Memo memo = {0, NIL};
     u32 s = root, gone = 0;
+    if (!room_for_sets(t, n)) return FULL;
     for (u32 d = 0; d < n; d++) {
         u32 c = tok ? child(t, s, tok + (size_t)d * t->width) : child_by_key(t, s, keys[d]);
         if (!c) break;
@@ -817,10 +884,11 @@ u32 px_stored(Tree *t, u32 root, int has_parent, u64 behind, const u64 *hashes, 
         for (u32 p = 0; p < TIERS; p++)
             if ((s = map_get(t, &held_by(t, holder, (plane + p) % TIERS)->map, behind))) break;
     if (has_parent && !s) return NIL;
+    if (!room_for_slots(t, n) || !room_for_sets(t, n) || !room_in_map(t, &held_by(t, holder, plane)->map, n))
+        return FULL;
     Memo memo = {0, NIL};
     for (u32 d = 0; d < n; d++) {
         s = descend(t, s, tok ? tok + (size_t)d * t->width : NULL, hashes[d]);
-        if (!s) abort();
         lru_unlink(t, s);
         lru_front(t, s);
         map_add(t, holder, plane, hashes[d], s, &memo);
@@ -833,6 +901,7 @@ u32 px_stored(Tree *t, u32 root, int has_parent, u64 behind, const u64 *hashes, 
 u32 px_stored_again(Tree *t, const u64 *hashes, u32 n, u32 holder, u32 plane) {
     Memo memo = {0, NIL};
     u32 known = 0;
+    if (!room_for_sets(t, n) || !room_in_map(t, &held_by(t, holder, plane)->map, n)) return FULL;
     for (u32 d = 0; d < n; d++)
         for (u32 q = 0; q < TIERS; q++) {
             u32 s = map_get(t, &held_by(t, holder, q)->map, hashes[d]);
@@ -849,6 +918,7 @@ u32 px_stored_again(Tree *t, const u64 *hashes, u32 n, u32 holder, u32 plane) {
 u32 px_removed(Tree *t, const u64 *hashes, u32 n, u32 holder, u32 plane) {
     Memo memo = {0, NIL};
     u32 known = 0;
+    if (!room_for_sets(t, n)) return FULL;
     for (u32 d = 0; d < n; d++) known += map_take(t, holder, plane, hashes[d], &memo);
     memo_end(t, &memo);
     return known;
@@ -859,6 +929,8 @@ u32 px_removed(Tree *t, const u64 *hashes, u32 n, u32 holder, u32 plane) {
 u32 px_expect(Tree *t, u32 root, const char *tok, const u64 *keys, u32 n, u32 holder, u32 plane, int by) {
     Memo memo = {0, NIL};
     u32 s = root, d = 0;
+    if (!room_for_sets(t, n)) return FULL;
+    if (by > 0 && (!room_for_slots(t, n) || !room_in_map(t, &held_by(t, holder, plane)->map, n))) return FULL;
     for (; d < n; d++) {
         const char *at = tok ? tok + (size_t)d * t->width : NULL;
         u32 c = by > 0 ? descend(t, s, at, tok ? 0 : keys[d]) : tok ? child(t, s, at) : child_by_key(t, s, keys[d]);
@@ -880,8 +952,9 @@ u32 px_expect(Tree *t, u32 root, const char *tok, const u64 *keys, u32 n, u32 ho
 }
 
 /* Everything that `holder` has in `plane` is gone, in time proportional to that. */
-void px_clear(Tree *t, u32 holder, u32 plane) {
+u32 px_clear(Tree *t, u32 holder, u32 plane) {
     Holder *h = held_by(t, holder, plane);
+    if (!room_for_sets(t, h->held)) return FULL;
     Memo memo = {0, NIL};
     Map m = h->map;
     memset(&h->map, 0, sizeof(Map));
@@ -891,10 +964,7 @@ void px_clear(Tree *t, u32 holder, u32 plane) {
                 lose(t, m.slot[i], holder, plane, &memo);
                 prune(t, m.slot[i]);
             }
-        free(m.hash);
-        free(m.slot);
-        free(m.born);
-        free(m.count);
+        map_free(&m);
     }
     for (u32 i = h->listed; i--;) {
         u32 s = h->list[i];
@@ -906,6 +976,7 @@ void px_clear(Tree *t, u32 holder, u32 plane) {
     free(h->list);
     h->list = NULL;
     h->listed = h->room = 0;
+    return 0;
 }
 
 /* Keys without a tree: chained from `key`. */
@@ -914,23 +985,25 @@ void px_chain(u64 key, const char *tok, u32 n, i32 width, u64 *keys) {
 }
 
 u64 px_key(const Tree *t, u32 slot) { return t->key[slot]; }
-u32 px_born(const Tree *t, u32 slot) { return t->born[slot]; }
+u32 px_born(const Tree *t, u32 slot) { /* a caller may have the slot from another tree */
+    return slot < t->top && t->parent[slot] != NIL ? t->born[slot] : NIL;
+}
 u32 px_held(const Tree *t, u32 holder, u32 plane) { return t->holder[holder * PLANES + plane].held; }
 
-/* blocks, roots, sets, conflicts, evicted, bytes */
+/* blocks, roots, conflicts, evicted, bytes, sets */
 void px_stats(const Tree *t, u64 *out) {
     out[0] = t->blocks;
     out[1] = t->roots;
-    out[2] = t->sets;
-    out[3] = t->conflicts;
-    out[4] = t->evicted;
+    out[2] = t->conflicts;
+    out[3] = t->evicted;
+    out[5] = t->sets;
     u64 bytes = sizeof(Tree) + (u64)t->top * (32 + t->width) + (t->tmask + 1) * 4;
     bytes += (u64)t->set_top * (t->stride * 8 + 8) + ((u64)t->set_tmask + 1) * 4;
     for (u32 h = 0; h < t->holders * PLANES; h++) {
         const Holder *one = &t->holder[h];
         bytes += sizeof(Holder) + (u64)one->listed * 4 + (one->map.slot ? ((u64)one->map.mask + 1) * 20 : 0);
     }
-    out[5] = bytes;
+    out[4] = bytes;
 }
 
 /* 0 where everything fits together, else the number of what does not (see compiled.py). */
@@ -960,6 +1033,11 @@ int px_check(const Tree *t) {
     if (!bad && (blocks != t->blocks || roots != t->roots)) bad = 7;
     for (u32 s = t->next[0], before = 0; s && !bad; before = s, s = t->next[s])
         if (t->prev[s] != before || t->parent[s] == NIL || ++listed > blocks) bad = 8;
+    for (u32 s = 1; s < t->top && !bad; s++)
+        if (t->parent[s] != NIL && !(t->kids[s] & VIRTUAL) && waits(t, s)) {
+            if (!t->kids[s] || t->prev[s] != s) bad = 8;
+            listed++;
+        }
     if (!bad && listed != blocks) bad = 8;
     u32 sets = 0;
     for (u32 s = 1; s < t->set_top && !bad; s++) {

@@ -45,13 +45,25 @@ METRICS: dict[str, tuple[str, str]] = {
     "engine_running": ("gauge", "Requests that an engine has now."),
     "engine_kv_usage": ("gauge", "Share of its KV cache in use; absent until it said so."),
     "prefix_lookups_total": ("counter", "Requests for which prefix holders were looked up."),
+    "prefix_hits_total": ("counter", "Those of them that found an engine with some of the prompt."),
+    "prefix_matched_tokens_total": (
+        "counter",
+        "Prompt tokens that the best engine had, at lookup.",
+    ),
+    "prefix_lookup_seconds": ("gauge", "Time that 50 and 99 percent of the lookups stayed below."),
+    "prefix_conflicts_total": ("counter", "Searches that met another block under the same key."),
     "prefix_tokens_total": (
         "counter",
         "Prompt tokens that were cached (achieved), that the best engine had (reachable), that a "
-        "cache without bounds would have had (ideal), and that were computed although another "
-        "engine had them (avoidable).",
+        "cache without bounds would have had (ideal), that were computed although another "
+        "engine had them (avoidable), that the chosen engine was said to have (claimed), and "
+        "that it then did not have (overclaimed).",
     ),
     "prefix_index_bytes": ("gauge", "Memory of the prefix index."),
+    "prefix_index_blocks": ("gauge", "Blocks in it."),
+    "prefix_evicted_blocks_total": ("counter", "Blocks that it forgot because it was full."),
+    "prefix_drops_total": ("counter", "Reports of engines' caches that were left out, by reason."),
+    "prefix_silence_seconds": ("gauge", "Since an engine last reported on its cache, by engine."),
     "decisions_total": ("counter", "Entries of the ledger."),
 }
 
@@ -134,11 +146,20 @@ def _prefixes(gateway: Gateway) -> dict[str, Iterable[Sample]]:
     row = gateway.plane.pipeline.prefixes()
     if not row:
         return {name: [] for name in METRICS if name.startswith("prefix_")}
-    kinds = ("achieved", "reachable", "ideal", "avoidable")
+    kinds = ("achieved", "reachable", "ideal", "avoidable", "claimed", "overclaimed")
+    times = (("0.5", row["lookup_p50_us"]), ("0.99", row["lookup_p99_us"]))
     return {
         "prefix_lookups_total": [({}, row["lookups"])],
+        "prefix_hits_total": [({}, row["hits"])],
+        "prefix_matched_tokens_total": [({}, row["matched_tokens"])],
+        "prefix_lookup_seconds": [({"quantile": q}, us / 1e6) for q, us in times if us is not None],
+        "prefix_conflicts_total": [({}, row["conflicts"])],
         "prefix_tokens_total": [({"kind": kind}, row["total"][kind]) for kind in kinds],
         "prefix_index_bytes": [({}, row["bytes"])],
+        "prefix_index_blocks": [({}, row["blocks"])],
+        "prefix_evicted_blocks_total": [({}, row["evicted_blocks"])],
+        "prefix_drops_total": [({"reason": why}, n) for why, n in sorted(row["drops"].items())],
+        "prefix_silence_seconds": [({"engine": w}, s) for w, s in sorted(row["silence_s"].items())],
     }
 
 

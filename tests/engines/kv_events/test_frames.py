@@ -64,6 +64,9 @@ def test_what_is_mixed_in() -> None:
     (lora,) = changes(frame(stored(lora_name="a", extra_keys=[["a"], ["a"]])))
     assert isinstance(lora, KvStored)
     assert (lora.lora, lora.extra, len(lora.hashes)) == ("a", "", 16)
+    (both,) = changes(frame(stored(lora_name="a", extra_keys=[["a", "a"], ["a"]])))
+    assert isinstance(both, KvStored)
+    assert (both.lora, both.extra, len(both.hashes)) == ("a", "['a']", 16)
     (salted,) = changes(frame(stored(extra_keys=[["salt"], None])))
     assert isinstance(salted, KvStored)
     assert (salted.extra, len(salted.hashes)) == ("['salt']", 16)
@@ -89,6 +92,8 @@ def test_an_unknown_medium_is_for_the_view_to_count() -> None:
         frame(stored(token_ids=["x"])),
         frame(stored(token_ids=[1 << 40])),
         frame(stored(block_hashes=[1.5])),
+        frame(stored(extra_keys=[5, 6])),
+        frame(stored(extra_keys=["ab", None])),
         frame(stored())[:-3],
     ],
 )

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import final
 
 import numpy as np
 
 from sage_llm_ops.prefix_reuse.base import EXPECTED, PLANES, Found, Stats
-from sage_llm_ops.prefix_reuse.keys import ROOT, chain
+from sage_llm_ops.prefix_reuse.keys import chain
+from sage_llm_ops.prefix_reuse.nodes import Node, Nodes
 
 TIERS = 3
-
-
-class Node:
-    """One block, or the root of a salt."""
-
-    __slots__ = ("born", "children", "data", "held", "is_root", "key", "parent", "slot")
-
-    def __init__(self, slot: int, born: int, parent: Node | None, key: int, data: bytes) -> None:
-        self.slot, self.born, self.parent, self.key, self.data = slot, born, parent, key, data
-        self.children: dict[bytes, Node] = {}
-        self.held: set[tuple[int, int]] = set()
-        """Holder and plane."""
-        self.is_root = False
 
 
 @final
@@ -36,16 +23,7 @@ class PythonTree:
         self.holders = 0
         self._width = 4 * block_size or 8
         self._remember = remember
-        self._bits = (1 << hash_bits) - 1
-        self._top = Node(0, 0, None, ROOT & self._bits, b"")
-        self._top.is_root = True
-        self._roots: dict[bytes, Node] = {}
-        self._nodes: dict[int, Node] = {}
-        self._births: Counter[int] = Counter()
-        self._free: list[int] = []
-        self._order: OrderedDict[int, None] = OrderedDict()
-        """Slots of blocks, least recently used first."""
-        self._by_key: dict[int, list[Node]] = {}
+        self._nodes = Nodes((1 << hash_bits) - 1)
         self._maps: dict[tuple[int, int], dict[int, tuple[int, int, int]]] = {}
         """By holder and plane: engine's hash to slot, its birth, copies."""
         self._has: dict[tuple[int, int], set[int]] = {}
@@ -56,11 +34,10 @@ class PythonTree:
         self.holders = max(self.holders, count)
 
     def root(self, digest: bytes, create: bool) -> int | None:
-        found = self._roots.get(digest)
+        found, top = self._nodes.roots.get(digest), self._nodes.top
         if found is None and create:
-            key = chain(self._top.key, digest) & self._bits
-            found = self._make(self._top, key, digest, is_root=True)
-            self._roots[digest] = found
+            key = chain(top.key, digest) & self._nodes.bits
+            found = self._nodes.make(top, key, digest, is_root=True)
         return None if found is None else found.slot
 
     # -- walking ------------------------------------------------------------------------------
@@ -72,22 +49,22 @@ class PythonTree:
     def _key(self, parent: Node, data: bytes) -> int:
         if not self.block_size:
             return int.from_bytes(data, "little")
-        return chain(parent.key, data) & self._bits
+        return chain(parent.key, data) & self._nodes.bits
 
     def _child(self, node: Node, data: bytes) -> Node | None:
         found = node.children.get(data)
-        if found is None:
-            self._conflicts += self._key(node, data) in self._by_key
+        if found is None and node.children:
+            self._conflicts += self._key(node, data) in self._nodes.by_key
         return found
 
     def _child_by_key(self, node: Node, key: int) -> Node | None:
-        same = self._by_key.get(key, ())
+        same = self._nodes.by_key.get(key, ()) if node.children else ()
         found = next((n for n in same if n.parent is node and not n.is_root), None)
         self._conflicts += bool(same) and found is None
         return found
 
     def _walk(self, root: int, data: bytes, n: int) -> Iterator[Node]:
-        node: Node | None = self._nodes[root]
+        node: Node | None = self._nodes.by_slot[root]
         for part in self._parts(data, n):
             assert node is not None
             node = self._child(node, part)
@@ -96,55 +73,28 @@ class PythonTree:
             yield node
 
     def _descend(self, node: Node, data: bytes) -> Node:
-        return self._child(node, data) or self._make(node, self._key(node, data), data)
-
-    def _make(self, parent: Node, key: int, data: bytes, *, is_root: bool = False) -> Node:
-        slot = self._free.pop() if self._free else len(self._nodes) + 1
-        node = Node(slot, self._births[slot], parent, key, data)
-        node.is_root = is_root
-        self._nodes[slot] = node
-        self._by_key.setdefault(key, []).append(node)
-        if not is_root:
-            parent.children[data] = node
-            self._order[slot] = None
-        return node
+        return self._child(node, data) or self._nodes.make(node, self._key(node, data), data)
 
     def _unmake(self, node: Node) -> None:
-        same = self._by_key[node.key]
-        same.remove(node)
-        if not same:
-            del self._by_key[node.key]
         for place in node.held:
             self._has[place].discard(node.slot)
-        if node.is_root:
-            del self._roots[node.data]
-        else:
-            assert node.parent is not None
-            del node.parent.children[node.data]
-            del self._order[node.slot]
-        del self._nodes[node.slot]
-        self._births[node.slot] += 1
-        self._free.append(node.slot)
+        self._nodes.unmake(node)
 
     def _prune(self, node: Node | None) -> None:
-        while node is not None and node is not self._top and not node.children and not node.held:
+        top = self._nodes.top
+        while node is not None and node is not top and not node.children and not node.held:
             if self._remember and not node.is_root:
                 return
             parent = node.parent
             self._unmake(node)
             node = parent
 
-    def _touch(self, node: Node | None) -> None:
-        while node is not None and not node.is_root:
-            self._order.move_to_end(node.slot)
-            node = node.parent
-
     # -- questions ----------------------------------------------------------------------------
 
     def find(
         self, digest: bytes, data: bytes, n: int, masks: tuple[int, ...], keyed: bool
     ) -> Found:
-        root = self._roots.get(digest)
+        root = self._nodes.roots.get(digest)
         if root is None:
             return Found(0, 0, np.zeros(len(masks) * self.holders, dtype=np.uint32))
         if not keyed:
@@ -171,7 +121,7 @@ class PythonTree:
         return Found(len(path), last, reach.reshape(-1))
 
     def verify(self, slot: int, born: int, data: bytes, n: int) -> int:
-        node = self._nodes.get(slot)
+        node = self._nodes.by_slot.get(slot)
         if node is None or node.born != born:
             return 0
         parts, good = list(self._parts(data, n)), n
@@ -184,10 +134,10 @@ class PythonTree:
         return good
 
     def key(self, slot: int) -> int:
-        return self._nodes[slot].key
+        return self._nodes.by_slot[slot].key
 
     def born(self, slot: int) -> int:
-        return self._births[slot]
+        return self._nodes.births[slot]
 
     def held(self, holder: int, plane: int) -> int:
         return len(self._has.get((holder, plane), ()))
@@ -195,20 +145,20 @@ class PythonTree:
     # -- changes ------------------------------------------------------------------------------
 
     def insert(self, root: int, data: bytes, n: int, holder: int, plane: int) -> int:
-        node = self._nodes[root]
+        node = self._nodes.by_slot[root]
         for part in self._parts(data, n):
             node = self._descend(node, part)
             self._gain(node, holder, plane)
-        self._touch(node)
+        self._nodes.touch(node)
         return node.slot
 
     def evict(self, most: int) -> list[int]:
         gone: list[int] = []
-        while len(self._order) > most:
-            slot = next(iter(self._order))
-            node = self._nodes[slot]
+        while len(self._nodes.order) > most:
+            slot = next(iter(self._nodes.order))
+            node = self._nodes.by_slot[slot]
             if node.children:  # something still follows it: it is as recent as that
-                self._order.move_to_end(slot)
+                self._nodes.order.move_to_end(slot)
                 continue
             gone.append(node.key)
             parent = node.parent
@@ -241,10 +191,10 @@ class PythonTree:
             slot = self._known(holder, plane, behind)
         if slot is None:
             return False
-        node = self._nodes[slot]
+        node = self._nodes.by_slot[slot]
         for at, part in enumerate(self._parts(hashes if data is None else data, n)):
             node = self._descend(node, part)
-            self._order.move_to_end(node.slot)
+            self._nodes.order.move_to_end(node.slot)
             self._add(holder, plane, _hash(hashes, at), node)
         return True
 
@@ -260,7 +210,7 @@ class PythonTree:
         for at in range(n):
             found = self._known(holder, 0, _hash(hashes, at))
             if found is not None:
-                self._add(holder, plane, _hash(hashes, at), self._nodes[found])
+                self._add(holder, plane, _hash(hashes, at), self._nodes.by_slot[found])
                 known += 1
         return known
 
@@ -268,22 +218,22 @@ class PythonTree:
         return sum(self._take(holder, plane, _hash(hashes, at)) for at in range(n))
 
     def expect(self, root: int, data: bytes, n: int, holder: int) -> None:
-        node = self._nodes[root]
+        node = self._nodes.by_slot[root]
         for part in self._parts(data, n):
             node = self._descend(node, part)
             self._add(holder, EXPECTED, node.slot, node)
-        self._touch(node)
+        self._nodes.touch(node)
 
     def unexpect(self, root: int, data: bytes, n: int, holder: int) -> None:
         for node in reversed(list(self._walk(root, data, n))):
-            if self._nodes.get(node.slot) is not node:
+            if self._nodes.by_slot.get(node.slot) is not node:
                 break
             self._take(holder, EXPECTED, node.slot)
 
     def clear(self, holder: int, plane: int) -> None:
         self._maps.pop((holder, plane), None)
         for slot in sorted(self._has.get((holder, plane), ()), reverse=True):
-            node = self._nodes[slot]
+            node = self._nodes.by_slot[slot]
             self._lose(node, holder, plane)
             self._prune(node)
 
@@ -304,7 +254,7 @@ class PythonTree:
         found = self._maps.get((holder, plane), {}).get(named)
         if found is None:
             return None
-        node = self._nodes.get(found[0])
+        node = self._nodes.by_slot.get(found[0])
         return None if node is None or node.born != found[1] else node.slot
 
     def _add(self, holder: int, plane: int, named: int, node: Node) -> None:
@@ -314,7 +264,7 @@ class PythonTree:
         table[named] = (node.slot, node.born, copies)
         self._gain(node, holder, plane)
         if before is not None and before != node.slot:  # its engine gave the name to something else
-            other = self._nodes[before]
+            other = self._nodes.by_slot[before]
             self._lose(other, holder, plane)
             self._prune(other)
 
@@ -331,7 +281,7 @@ class PythonTree:
             table[named] = (slot, born, copies - 1)
             return True
         del table[named]
-        node = self._nodes[slot]
+        node = self._nodes.by_slot[slot]
         self._lose(node, holder, plane)
         self._prune(node)
         return True
@@ -339,64 +289,32 @@ class PythonTree:
     # -- whole --------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        sets = len({frozenset(node.held) for node in list(self._nodes.values()) if node.held})
-        size = 400 * len(self._nodes)  # about: objects differ between versions of Python
-        return Stats(len(self._order), len(self._roots), sets, self._conflicts, self._evicted, size)
+        nodes = list(self._nodes.by_slot.values())
+        sets = len({frozenset(node.held) for node in nodes if node.held})
+        size = 400 * len(nodes)  # about: objects differ between versions of Python
+        blocks, roots = len(self._nodes.order), len(self._nodes.roots)
+        return Stats(blocks, roots, sets, self._conflicts, self._evicted, size)
 
     def clone(self) -> PythonTree:
         made = PythonTree(self.block_size, remember=True)
-        made._bits, made.holders = self._bits, self.holders
-        copies: dict[int, Node] = {0: made._top}
-        for slot in sorted(self._nodes, key=lambda s: (not self._nodes[s].is_root,)):
-            self._copy(self._nodes[slot], made, copies)
-        made._births = self._births.copy()
+        made._nodes, made.holders = self._nodes.clone(), self.holders
+        for slot, node in made._nodes.by_slot.items():
+            for place in node.held:
+                made._has.setdefault(place, set()).add(slot)
         return made
 
-    def _copy(self, node: Node, made: PythonTree, copies: dict[int, Node]) -> Node:
-        """Parents first, however long the path is."""
-        path = []
-        while node.slot not in copies:
-            path.append(node)
-            assert node.parent is not None
-            node = node.parent
-        for node in reversed(path):
-            assert node.parent is not None
-            parent = copies[node.parent.slot]
-            new = Node(node.slot, node.born, parent, node.key, node.data)
-            new.is_root, new.held = node.is_root, set(node.held)
-            copies[node.slot] = made._nodes[node.slot] = new
-            made._by_key.setdefault(new.key, []).append(new)
-            if node.is_root:
-                made._roots[node.data] = new
-            else:
-                parent.children[node.data] = new
-                made._order[node.slot] = None
-            for place in node.held:
-                made._has.setdefault(place, set()).add(node.slot)
-        return copies[node.slot]
-
     def check(self) -> str:
-        for slot, node in self._nodes.items():
-            parent = node.parent
-            if parent is None or (
-                parent is not self._top and self._nodes.get(parent.slot) is not parent
-            ):
-                return "a block below one that is gone"
-            if not node.is_root and parent.children.get(node.data) is not node:
-                return "a block that its parent does not know"
-            if node not in self._by_key.get(node.key, ()):
-                return "a block that its own key does not find"
+        nodes = self._nodes.by_slot
+        for slot, node in nodes.items():
             if not (self._remember or node.held or node.children or node.is_root):
                 return "a block that nobody has and nothing follows"
             if any(slot not in self._has.get(place, ()) for place in node.held):
                 return "a wrong count of what a holder has"
             if any(plane >= PLANES or holder >= self.holders for holder, plane in node.held):
                 return "a holder that nobody announced"
-        if {s for s, node in self._nodes.items() if not node.is_root} != set(self._order):
-            return "a broken order of use"
-        if any(slot not in self._nodes for has in self._has.values() for slot in has):
+        if any(slot not in nodes for has in self._has.values() for slot in has):
             return "a wrong count of what a holder has"
-        return ""
+        return self._nodes.check()
 
 
 def _hash(hashes: bytes, at: int) -> int:

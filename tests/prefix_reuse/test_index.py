@@ -292,7 +292,7 @@ def test_readers_beside_the_writer(make: Make) -> None:
 def test_broken_insides_are_told() -> None:
     index = PrefixReuseIndex(4, compiled=False)
     index.insert(range(8), "w")
-    index.tree._order.popitem()  # type: ignore[attr-defined]
+    index.tree._nodes.order.popitem()  # type: ignore[attr-defined]
     with pytest.raises(IntegrityError, match="order of use"):
         index.check_integrity()
 

@@ -33,7 +33,7 @@ WORKLOAD = (
     "step's size (8 blocks), from bytes to the view. Peers (benchmarks/prefix_peers.py says how each is "
     "installed): Dynamo's RadixTree, vLLM's BlockPool, pygtrie, LMDeploy's BlockTrie, SGLang's "
     "RadixCache in pages of 16 and of 1, each under its own interpreter and every time in a fresh fork, "
-    "idle while anything else is timed. They get what they want to be given, made before the clock runs (hashes, "
+    "idle while anything else is timed. They get what they want, made before the clock runs (hashes, "
     "chunks, sequences); LMDeploy's gets the first 2,000 prompts. What is not there is named on stderr "
     "and counts for nothing. best_peer_ratio: our lookups from tokens, hashing included, over the best "
     "peer's, in the same repeat; best_peer_insert_ratio alike; best_peer_ratio_hashes: our lookups with "

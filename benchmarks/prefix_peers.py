@@ -1,148 +1,176 @@
-"""Other people's prefix indexes, on the same prompts. None is a dependency: what is not installed, or
-does not work on this machine, is absent: named in the output, never replaced by a number.
+"""Other people's prefix indexes, on the same prompts, each in a process of its own interpreter.
 
-    pip install ai-dynamo-runtime==1.6.1 pygtrie     (vLLM is there where its workers are)
+None is a dependency of the package: what is not installed, or does not work on this machine, is absent:
+named in the output, never replaced by a number.
 
-Each gets what it wants to be given, made before the clock runs: hashes for Dynamo and vLLM, chunks for
-pygtrie, an array of token ids for SGLang.
+    dynamo, pygtrie   in .venv: extra `bench`
+    vllm              in .venv: the CPU build
+    lmdeploy          in .venv-lmdeploy: `make lmdeploy`; or SAGE_LLM_OPS_LMDEPLOY_PYTHON
+    sglang            where SAGE_LLM_OPS_SGLANG_PYTHON names an interpreter:
+
+        python -m venv sglang-peer
+        sglang-peer/bin/pip install torch==2.14.1 torchvision transformers==5.19.0
+        sglang-peer/bin/pip install --no-deps sglang==0.5.23
+        sglang-peer/bin/pip install aiohttp apache-tvm-ffi==0.1.11 compressed-tensors dill einops
+        sglang-peer/bin/pip install gguf ipython msgspec numba orjson psutil pybase64 pydantic pyzmq
+        sglang-peer/bin/pip install requests sentencepiece starlette
+
+SGLang's own list of requirements is for GPUs and does not install everywhere; the modules above are what
+its radix cache imports. No module is stubbed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
-import time
-from array import array
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
-BLOCK = 16
-WORKERS = 8
-Prompts = Sequence[bytes]
+from benchmarks import prefix_peer
+from benchmarks.prefix_peer import Prompts, Rates
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = {"lmdeploy": 2000}
+"""Prompts that a peer gets where all of them would take minutes: a smaller index is no slower."""
 
 
-class Rates(NamedTuple):
-    """Prompts a second."""
+def lmdeploy_python() -> str:
+    """Raises `ConfigError` where there is none."""
+    from sage_llm_ops.testing.lmdeploy_cpu import lmdeploy_python
 
-    inserts: float
-    lookups: float
-
-
-def rates(prompts: Prompts) -> dict[str, Rates]:
-    """Every peer that runs here."""
-    found: dict[str, Rates] = {}
-    for name, measure in PEERS.items():
-        try:
-            found[name] = measure(prompts)
-        except Exception as error:
-            print(f"peer {name}: absent: {type(error).__name__}: {error}", file=sys.stderr)
-    return found
+    return lmdeploy_python()
 
 
-def _timed(insert: Callable[[int], Any], lookup: Callable[[int], Any], count: int) -> Rates:
-    began = time.perf_counter()
-    for number in range(count):
-        insert(number)
-    between = time.perf_counter()
-    for number in range(count):
-        lookup(number)
-    ended = time.perf_counter()
-    return Rates(count / (between - began), count / (ended - between))
+def sglang_python() -> str:
+    """Ours where none is named: somebody may have both."""
+    return os.environ.get("SAGE_LLM_OPS_SGLANG_PYTHON") or sys.executable
 
 
-def _ids(prompts: Prompts) -> list[list[int]]:
-    return [np.frombuffer(prompt, dtype="<i4").tolist() for prompt in prompts]
+PEERS: Sequence[tuple[tuple[str, ...], Callable[[], str]]] = (
+    (("dynamo", "vllm", "pygtrie"), lambda: sys.executable),
+    (("lmdeploy",), lmdeploy_python),
+    (("sglang", "sglang_page_1"), sglang_python),
+)
+"""Names, functions of `prefix_peer`, and the interpreter that they run under."""
 
 
-def dynamo(prompts: Prompts) -> Rates:
-    """RadixTree: per worker, like ours. Events are encoded before the clock runs."""
-    from dynamo._core import RadixTree, compute_block_hash_for_seq
+class Process:
+    """One interpreter with its peers. Idle between two measurements."""
 
-    tree = RadixTree()
-    hashes = [compute_block_hash_for_seq(ids, BLOCK) for ids in _ids(prompts)]
-    events = []
-    for number, one in enumerate(hashes):
-        blocks, chained = [], 0
-        for name in one:
-            chained = hash((chained, name)) & (1 << 64) - 1
-            blocks.append({"block_hash": chained, "tokens_hash": name})
-        stored = {"stored": {"parent_hash": None, "blocks": blocks}}
-        events.append(json.dumps({"event_id": number, "data": stored, "dp_rank": 0}).encode())
-    return _timed(
-        lambda n: tree.apply_event(n % WORKERS, events[n]),
-        lambda n: tree.find_matches(hashes[n]).scores,
-        len(prompts),
-    )
+    def __init__(self, process: subprocess.Popen[str], names: Sequence[str], log: IO[str]) -> None:
+        self._process, self._names, self._log = process, list(names), log
+        self._ask()
 
-
-def sglang(prompts: Prompts) -> Rates:
-    """RadixCache, one owner."""
-    from sglang.srt.mem_cache.base_prefix_cache import InsertParams, MatchPrefixParams
-    from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
-
-    cache = RadixCache.create_simulated(page_size=BLOCK)
-    keys = [RadixKey(array("q", ids)) for ids in _ids(prompts)]
-    return _timed(
-        lambda n: cache.insert(InsertParams(key=keys[n], value=None)),
-        lambda n: cache.match_prefix(MatchPrefixParams(key=keys[n])),
-        len(prompts),
-    )
-
-
-def vllm(prompts: Prompts) -> Rates:
-    """BlockPool, one owner: the blocks that a new request would be given."""
-    from vllm.v1.core.block_pool import BlockPool
-    from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
-
-    from sage_llm_ops.prefix_reuse import block_keys
-
-    chains: list[list[Any]] = [
-        [key.to_bytes(32, "little") for key in block_keys(prompt, BLOCK)] for prompt in prompts
-    ]
-    pool = BlockPool(sum(map(len, chains)) + 1, True, BLOCK)
-
-    def lookup(number: int) -> list[Any]:
-        found = []
-        for name in chains[number]:
-            block = pool.get_cached_block(name, [0])
-            if block is None:
-                break
-            found.append(block)
+    def rates(self) -> dict[str, Rates]:
+        """Of every peer that runs there; who does not is named on stderr, once."""
+        assert self._process.stdin is not None
+        found = {}
+        for name in list(self._names):
+            print(name, file=self._process.stdin, flush=True)
+            answer = self._ask()
+            if isinstance(answer, str):
+                print(f"peer {name}: absent: {answer}", file=sys.stderr)
+                self._names.remove(name)
+            else:
+                found[name] = Rates(*answer)
         return found
 
-    def insert(number: int) -> None:
-        held = len(lookup(number))
-        new = chains[number][held:]
-        for name, block in zip(new, pool.get_new_blocks(len(new)), strict=True):
-            keyed = make_block_hash_with_group_id(name, 0)
-            block.set_block_hash(keyed, num_tokens=BLOCK)
-            pool.cached_block_hash_to_block.insert(keyed, block)
-
-    return _timed(insert, lookup, len(prompts))
-
-
-def pygtrie(prompts: Prompts) -> Rates:
-    """A trie over chunks of tokens, one owner."""
-    from pygtrie import Trie
-
-    trie = Trie()
-    width = 4 * BLOCK
-    keys = [
-        tuple(prompt[at : at + width] for at in range(0, len(prompt) - width + 1, width))
-        for prompt in prompts
-    ]
-
-    def insert(number: int) -> None:
-        trie[keys[number]] = number % WORKERS
-
-    return _timed(insert, lambda n: trie.longest_prefix(keys[n]), len(prompts))
+    def _ask(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            self._log.seek(0)
+            tail = "".join(self._log.readlines()[-15:])
+            raise RuntimeError(f"peers {self._names} ended with code {code}:\n{tail}")
+        return json.loads(line)
 
 
-PEERS: dict[str, Callable[[Prompts], Rates]] = {
-    "dynamo": dynamo,
-    "sglang": sglang,
-    "vllm": vllm,
-    "pygtrie": pygtrie,
-}
+@contextmanager
+def process(python: str, names: Sequence[str], prompts: Prompts) -> Iterator[Process]:
+    """Started, with the prompts in memory."""
+    from sage_llm_ops.engines.child import child_environment
+
+    environment = child_environment(dict(os.environ), {}, elsewhere=python != sys.executable)
+    with tempfile.TemporaryFile("w+") as log, tempfile.NamedTemporaryFile(suffix=".npz") as given:
+        np.savez(given, tokens=np.frombuffer(b"".join(prompts), "<i4"), bytes=[*map(len, prompts)])
+        given.flush()
+        with subprocess.Popen(
+            [python, "-m", "benchmarks.prefix_peers", given.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            cwd=ROOT,
+            text=True,
+        ) as child:
+            try:
+                yield Process(child, names, log)
+            finally:
+                child.kill()  # it holds nothing that would have to be closed
+
+
+@contextmanager
+def peers(prompts: Prompts) -> Iterator[Callable[[], dict[str, Rates]]]:
+    """What measures all of them once, whoever is there."""
+    from sage_llm_ops.types.errors import ConfigError
+
+    with ExitStack() as stack:
+        started = []
+        for names, python in PEERS:
+            try:
+                started.append(stack.enter_context(process(python(), names, prompts)))
+            except (ConfigError, OSError, RuntimeError) as error:
+                print(f"peers {', '.join(names)}: absent: {error}", file=sys.stderr)
+        yield lambda: {name: rate for one in started for name, rate in one.rates().items()}
+
+
+def serve(path: str) -> None:
+    """The process: answers names with rates, or with why there are none, until its stdin ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # engines print; what they print is no answer
+    with np.load(path) as given:
+        data, ends = given["tokens"].tobytes(), np.cumsum(given["bytes"]).tolist()
+    prompts = [data[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    print(json.dumps("up"), file=answers, flush=True)
+    for line in sys.stdin:
+        name = line.strip()
+        few = prompts[: FEW.get(name, len(prompts))]
+        tried = _answer(name, few[:1])
+        answer = tried if isinstance(tried, str) else _apart(name, few)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _answer(name: str, prompts: Prompts) -> Any:
+    """Rates, or why there are none."""
+    try:
+        return prefix_peer.rates(getattr(prefix_peer, name)(prompts), prompts)
+    except Exception as error:  # a peer of any version may fail in any way: its absence says how
+        return f"{type(error).__name__}: {error}"
+
+
+def _apart(name: str, prompts: Prompts) -> Any:
+    """In a fork, its modules imported already: what a measurement leaves behind in the heap
+    makes Dynamo's next one ten times slower."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        with os.fdopen(writing, "w") as told:
+            json.dump(_answer(name, prompts), told)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        said = told.read()
+    _, status = os.waitpid(child, 0)
+    return json.loads(said) if said else f"its process ended with status {status}"
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

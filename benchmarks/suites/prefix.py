@@ -6,6 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ import msgspec
 import numpy as np
 
 from benchmarks.metric import Metric, percentile
-from benchmarks.prefix_peers import BLOCK, WORKERS, rates
+from benchmarks.prefix_peer import BLOCK, WORKERS, Rates
+from benchmarks.prefix_peers import peers
 from sage_llm_ops.engines.kv_events.listener import batches
 from sage_llm_ops.engines.kv_events.sequence import Next
 from sage_llm_ops.prefix_reuse import PrefixFleet, PrefixReuseIndex
@@ -28,9 +30,14 @@ WORKLOAD = (
     "1,024 workers over that with 8. bytes_per_block_10m: growth of the process's resident memory "
     "over 10 million blocks from tokens, their tokens kept; lookup_10m_vs_100k: time of a lookup "
     "among them over that among 100,000. event_blocks_per_s: blocks in vLLM's event frames of one "
-    "step's size (8 blocks), from bytes to the view. Peers get what they want to be given, made "
-    "before the clock runs (hashes, chunks); best_peer_ratio: our lookups from tokens over the best "
-    "peer's, in the same repeat; best_peer_insert_ratio alike. n counts prompts, or blocks."
+    "step's size (8 blocks), from bytes to the view. Peers (benchmarks/prefix_peers.py says how each is "
+    "installed): Dynamo's RadixTree, vLLM's BlockPool, pygtrie, LMDeploy's BlockTrie, SGLang's "
+    "RadixCache in pages of 16 and of 1, each under its own interpreter and every time in a fresh fork, "
+    "idle while anything else is timed. They get what they want, made before the clock runs (hashes, "
+    "chunks, sequences); LMDeploy's gets the first 2,000 prompts. What is not there is named on stderr "
+    "and counts for nothing. best_peer_ratio: our lookups from tokens, hashing included, over the best "
+    "peer's, in the same repeat; best_peer_insert_ratio alike; best_peer_ratio_hashes: our lookups with "
+    "hashes given, over the same. n counts prompts, or blocks."
 )
 
 
@@ -54,27 +61,22 @@ def run(preset: str) -> dict[str, Metric]:
 
 
 def measure(sizes: Sizes) -> dict[str, Metric]:
+    # First of all: what others leave free in this process would hold some of its blocks.
+    large = _large(sizes)
     made = prompts(sizes.prompts)
     found: dict[str, list[float]] = {}
-    for _ in range(sizes.repeats):
-        for name, value in _ours(made).items():
-            found.setdefault(name, []).append(value)
-        if sizes.peers:
-            peers = rates(made)
-            for name, peer in peers.items():
-                found.setdefault(f"peer_{name}_lookups_per_s", []).append(peer.lookups)
-                found.setdefault(f"peer_{name}_inserts_per_s", []).append(peer.inserts)
-            if peers:
-                best = max(peer.lookups for peer in peers.values())
-                quickest = max(peer.inserts for peer in peers.values())
-                found.setdefault("best_peer_ratio", []).append(
-                    found["lookups_per_s_tokens"][-1] / best
-                )
-                found.setdefault("best_peer_insert_ratio", []).append(
-                    found["inserts_per_s_tokens"][-1] / quickest
-                )
-        found.setdefault("holders_1024_vs_8", []).append(_holders(made, 1024) / _holders(made, 8))
-        found.setdefault("event_blocks_per_s", []).append(_events(sizes.event_frames))
+
+    def add(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
+
+    with peers(made) if sizes.peers else nullcontext(dict) as others:
+        for _ in range(sizes.repeats):
+            for name, value in (_ours(made) | _beside(others())).items():
+                add(name, value)
+            if sizes.peers:
+                _compare(found, add)
+            add("holders_1024_vs_8", _holders(made, 1024) / _holders(made, 8))
+            add("event_blocks_per_s", _events(sizes.event_frames))
     units = {"lookup_p99_us_tokens": "us"}
     metrics = {
         name: Metric.of(
@@ -82,7 +84,30 @@ def measure(sizes: Sizes) -> dict[str, Metric]:
         )
         for name, values in found.items()
     }
-    return metrics | _large(sizes)
+    return metrics | large
+
+
+def _beside(rates: dict[str, Rates]) -> dict[str, float]:
+    return {f"peer_{name}_lookups_per_s": rate.lookups for name, rate in rates.items()} | {
+        f"peer_{name}_inserts_per_s": rate.inserts for name, rate in rates.items()
+    }
+
+
+def _compare(found: dict[str, list[float]], add: Callable[[str, float], None]) -> None:
+    """Ours over the best peer's, in the last repeat."""
+    pairs = {
+        "best_peer_ratio": ("lookups_per_s_tokens", "_lookups_per_s"),
+        "best_peer_insert_ratio": ("inserts_per_s_tokens", "_inserts_per_s"),
+        "best_peer_ratio_hashes": ("lookups_per_s_hashes", "_lookups_per_s"),
+    }
+    for name, (ours, theirs) in pairs.items():
+        others = [
+            values[-1]
+            for peer, values in found.items()
+            if peer.startswith("peer_") and peer.endswith(theirs)
+        ]
+        if others:
+            add(name, found[ours][-1] / max(others))
 
 
 def prompts(count: int, seed: int = 0) -> list[bytes]:

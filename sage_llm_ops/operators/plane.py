@@ -49,6 +49,11 @@ class PrefixView(Protocol):
     def match(self, request: Request, now: float) -> Mapping[WorkerId, int] | None:
         """Reusable prompt tokens per worker; None where nothing is known."""
 
+    @property
+    def shared(self) -> int:
+        """Of the request that was looked up last: leading prompt tokens after which others went on in
+        another way; 0 where nobody did, or went on from elsewhere."""
+
     def placed(self, node: NodeId, request: Request, worker: WorkerId, now: float) -> None:
         """The worker is given the request: it will have its prompt."""
 
@@ -79,6 +84,10 @@ class NobodyKnows:
     def match(self, request: Request, now: float) -> Mapping[WorkerId, int] | None:
         """Nothing is known."""
         return None
+
+    @property
+    def shared(self) -> int:
+        return 0
 
     def placed(self, node: NodeId, request: Request, worker: WorkerId, now: float) -> None:
         """Nothing is learnt, here and below."""

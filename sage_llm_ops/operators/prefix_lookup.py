@@ -50,6 +50,7 @@ class PrefixLookup(Operator):
     def offer(self, event: Offer) -> Emitted:
         hits = self.plane.prefix.match(event.job.request, event.now)
         event.hits = None if hits is None else dict(hits)
+        event.shared = self.plane.prefix.shared
         return event
 
     def check_integrity(self) -> None:

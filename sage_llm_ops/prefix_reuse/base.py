@@ -117,13 +117,15 @@ class Tree(Protocol):
 class Found:
     """What a lookup found."""
 
-    __slots__ = ("known", "last", "reach")
+    __slots__ = ("followed", "known", "last", "reach")
 
-    def __init__(self, known: int, last: int, reach: Reach) -> None:
+    def __init__(self, known: int, last: int, reach: Reach, followed: bool = False) -> None:
         self.known = known
         """Leading blocks that are in the tree, whoever has them."""
         self.last = last
         """Slot of the last of them."""
+        self.followed = followed
+        """Whether somebody went on from there otherwise."""
         self.reach = reach
         """Holders of the first mask, then those of the second, and so on."""
 

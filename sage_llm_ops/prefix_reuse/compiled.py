@@ -15,6 +15,9 @@ from sage_llm_ops.prefix_reuse.native import library
 
 FULL = 0xFFFFFFFE
 """What a change returns where there is no memory for it."""
+FOLLOWED = 0x80000000
+KNOWN = FOLLOWED - 1
+"""In the lower half of what a lookup returns."""
 FAULTS = (
     "",
     "no memory to check",
@@ -162,7 +165,7 @@ class CompiledTree:
         told = self._find(self._tree, digest, data, n, keyed, len(masks), mask, out, holders)
         reach = rows.copy()
         self._rooms[masks] = room
-        return Found(told & NIL, told >> 32, reach)
+        return Found(told & KNOWN, told >> 32, reach, bool(told & FOLLOWED))
 
     def verify(self, slot: int, born: int, data: bytes, n: int) -> int:
         good: int = self._c.px_verify(self._tree, slot, born, data, n)

@@ -65,12 +65,12 @@ class PythonTree:
 
     def _child(self, node: Node, data: bytes) -> Node | None:
         found = node.children.get(data)
-        if found is None:
+        if found is None and node.children:
             self._conflicts += self._key(node, data) in self._by_key
         return found
 
     def _child_by_key(self, node: Node, key: int) -> Node | None:
-        same = self._by_key.get(key, ())
+        same = self._by_key.get(key, ()) if node.children else ()
         found = next((n for n in same if n.parent is node and not n.is_root), None)
         self._conflicts += bool(same) and found is None
         return found
@@ -165,7 +165,8 @@ class PythonTree:
                     break
                 row[list(live)] = depth
         last = path[-1].slot if path else root
-        return Found(len(path), last, reach.reshape(-1))
+        followed = bool(path and path[-1].children)
+        return Found(len(path), last, reach.reshape(-1), followed)
 
     def verify(self, slot: int, born: int, data: bytes, n: int) -> int:
         node = self._nodes.get(slot)

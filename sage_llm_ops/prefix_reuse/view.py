@@ -68,6 +68,7 @@ class Looked:
     hits: dict[WorkerId, int]
     reported: dict[WorkerId, int]
     known: int
+    shared: int = 0
 
 
 @dataclass(slots=True)
@@ -168,6 +169,7 @@ class PrefixFleet:
         self._expire(now)
         places = self._groups.get(request.model)
         if not places or not (request.tokens or request.blocks):
+            self._looked = Looked(request.id, {}, {}, 0)
             return None
         looked = Looked(request.id, {}, {}, 0)
         for size, salt in self._sizes(request, places):
@@ -177,6 +179,10 @@ class PrefixFleet:
         if self.clock is not None:
             self.metrics.lookup_s.add(self.clock() - began)
         return looked.hits
+
+    @property
+    def shared(self) -> int:
+        return self._looked.shared
 
     def placed(self, node: NodeId, request: Request, worker: WorkerId, now: float) -> None:
         """The worker is given the request: it will have its blocks."""
@@ -335,6 +341,8 @@ class PrefixFleet:
         looked.known = max(looked.known, found.known * asked.unit)
         if not found.known:
             return
+        if found.followed:
+            looked.shared = max(looked.shared, found.known * asked.unit)
         half, unit, names = len(found.reach) // 2, asked.unit, index.names
         reach: Any = found.reach
         rows: Any = range(half)

@@ -286,6 +286,8 @@ class Offer(Inner):
 
     hits: dict[WorkerId, int] | None = None
     """Reusable prompt tokens per worker; None where nobody knows."""
+    shared: int = 0
+    """Leading prompt tokens after which others went on in another way: a copy of them serves many."""
     kinds: tuple[str, ...] = ()
     """The plan's node kinds, in order."""
     split_reason: str = ""

@@ -26,8 +26,10 @@ typedef int32_t i32;
 #define PLANES 4 /* tiers 0 to 2 as engines report them, and what is only expected */
 #define TIERS 3
 #define MASKS 8 /* in one lookup, at most */
+#define AHEAD 16 /* new blocks whose keys are made together */
 #define VIRTUAL 0x80000000u /* in kids: a salt, no block */
 #define KIDS 0x7FFFFFFFu
+#define FOLLOWED 0x80000000u /* in what a lookup returns: something follows the last block */
 
 typedef struct { /* engine's hash -> slot, of one holder in one plane */
     u64 *hash;
@@ -165,12 +167,14 @@ static inline u32 child(Tree *t, u32 s, const char *tok) {
     if (c < t->top && t->parent[c] == s && !(t->kids[c] & VIRTUAL) &&
         same(t->tok + (size_t)c * t->width, tok, t->width))
         return c;
+    if (!(t->kids[s] & KIDS)) return 0; /* the table is seldom in the cache */
     return find(t, s, key_of(t, t->key[s], tok, t->width), tok, 0);
 }
 
 static inline u32 child_by_key(Tree *t, u32 s, u64 key) {
     u32 c = s + 1;
     if (c < t->top && t->parent[c] == s && t->key[c] == key && !(t->kids[c] & VIRTUAL)) return c;
+    if (!(t->kids[s] & KIDS)) return 0;
     return find(t, s, key, NULL, 0);
 }
 
@@ -750,7 +754,8 @@ u32 px_salt(Tree *t, u32 parent, const char *digest, int create) {
 
 /* How far each holder reaches, for every mask of planes: out[mask * rows + holder], in blocks. There is
  * room for the first `rows` holders: those that came while the caller made it are left out.
- * Returns the blocks that are known at all and, above bit 32, the slot of the last of them. */
+ * Returns the blocks that are known at all, whether another one follows the last of them, and, above
+ * bit 32, the slot of that. */
 #define LOOKUP(NEXT)                                                                               \
     u32 W = t->words, cur = 0, s = root, d = 0;                                                    \
     memset(t->live, 0xFF, (size_t)masks * W * 8);                                                  \
@@ -768,7 +773,7 @@ u32 px_salt(Tree *t, u32 parent, const char *digest, int create) {
         for (u32 m = 0; m < masks; m++)                                                            \
             for (u32 w = 0; w < W; w++)                                                            \
                 reached(out + (size_t)m * rows, t->live[m * W + w], w, d, rows);                   \
-    return (u64)s << 32 | d;
+    return (u64)s << 32 | (d && t->kids[s] & KIDS ? FOLLOWED : 0) | d;
 
 static inline void reached(u32 *out, u64 bits, u32 word, u32 d, u32 rows) {
     for (; bits; bits &= bits - 1) {
@@ -830,14 +835,33 @@ static u32 descend(Tree *t, u32 s, const char *tok, u64 key) {
     return make(t, s, tok ? key_of(t, t->key[s], tok, t->width) : key, tok, t->width, 0);
 }
 
+/* Keys of the next blocks below `s`, all of them new; how many. Their places in the table are fetched
+ * meanwhile: one by one, each would wait for memory. */
+static u32 look_ahead(const Tree *t, u32 s, const char *tok, const u64 *keys, u32 n, u64 *ahead) {
+    u64 key = t->key[s];
+    if (n > AHEAD) n = AHEAD;
+    for (u32 i = 0; i < n; i++) {
+        ahead[i] = key = tok ? key_of(t, key, tok + (size_t)i * t->width, t->width) : keys[i];
+        __builtin_prefetch(t->table + (spread(key) & t->tmask), 1);
+    }
+    return n;
+}
+
 /* `holder` has these blocks, given by tokens or, where tok is NULL, by keys. Returns the last slot. */
 u32 px_insert(Tree *t, u32 root, const char *tok, const u64 *keys, u32 n, u32 holder, u32 plane) {
     Memo memo = {0, NIL};
     Holder *h = held_by(t, holder, plane);
-    u32 s = root;
+    u64 ahead[AHEAD];
+    u32 s = root, from = 0, until = 0;
     if (!room_for_slots(t, n) || !room_for_sets(t, n) || !room_in_list(t, h, holder, plane, n)) return FULL;
     for (u32 d = 0; d < n; d++) {
-        s = descend(t, s, tok ? tok + (size_t)d * t->width : NULL, tok ? 0 : keys[d]);
+        const char *at = tok ? tok + (size_t)d * t->width : NULL;
+        u32 c = tok ? child(t, s, at) : child_by_key(t, s, keys[d]);
+        if (!c) {
+            if (d >= until) until = (from = d) + look_ahead(t, s, at, tok ? NULL : keys + d, n - d, ahead);
+            c = make(t, s, ahead[d - from], at, t->width, 0);
+        }
+        s = c;
         if (!has_bit(t, t->set[s], holder, plane)) {
             flip(t, s, holder, plane, &memo);
             h->held++;

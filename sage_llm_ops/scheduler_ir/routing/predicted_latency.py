@@ -84,7 +84,10 @@ class PredictedLatency(Routing):
         again: Any = 0.0
         if offer.hits:
             most = there.max()
-            again = self.options.again * (prefill - prefill_of(ms, length - most, most))
+            own = np.minimum(np.maximum(there, offer.shared), most)
+            again = self.options.again * (
+                prefill_of(ms, length - own, own) - prefill_of(ms, length - most, most)
+            )
         stalled = running / fleet.slots[rows]
         slower = ms[5] + ms[6] * (length + 0.5 * out)
         pace = ms[4] + ms[5] * running + ms[6] * fleet.tokens[rows] + slower

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 from sage.runtime import StopSignal
@@ -314,11 +315,17 @@ class SimHolders(NobodyKnows):
 
     def __init__(self, source: SimSource) -> None:
         self._workers = source.workers
+        self._shared = 0
+        self._keys: dict[int, Sequence[Any]] = {}
+        """Of the request that was looked up last, by block size."""
+        self._next: dict[Any, Any] = {}
+        """By block: the first that was ever computed behind it."""
 
     def match(self, request: Request, now: float) -> Mapping[WorkerId, int] | None:
         """Reusable prompt tokens per worker, of those that have any."""
         found: dict[WorkerId, int] = {}
-        keys: dict[int, Sequence[Any]] = {}
+        keys = self._keys = {}
+        longest = self._shared = 0
         for identity, worker in self._workers.items():
             options = worker.core.options
             if not worker.up or not options.prefix_cache:
@@ -332,7 +339,26 @@ class SimHolders(NobodyKnows):
             count = worker.core.pool.match(keys[size])
             if count:
                 found[identity] = count * size
+                if count * size > longest:
+                    longest = count * size
+                    self._shared = longest if self._parts(keys[size], count) else 0
         return found
+
+    @property
+    def shared(self) -> int:
+        """Where several went on from the longest prefix that anybody has."""
+        return self._shared
+
+    def placed(self, node: NodeId, request: Request, worker: WorkerId, now: float) -> None:
+        """Its blocks follow one another."""
+        for keys in self._keys.values():
+            for block, behind in pairwise(keys):
+                self._next.setdefault(block, behind)
+
+    def _parts(self, keys: Sequence[Any], count: int) -> bool:
+        """Whether others went on from these blocks otherwise than this prompt does."""
+        others = self._next.get(keys[count - 1])
+        return others is not None and (count == len(keys) or others != keys[count])
 
 
 @dataclass(frozen=True, slots=True)

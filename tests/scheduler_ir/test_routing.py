@@ -268,7 +268,7 @@ class TestPredictedLatency:
             fleet, n_prompt=8_100, hits=hits
         ).costs[0]  # fmt: skip
         for factor, row in ((0.9, 0), (1.1, 1)):
-            fleet.work_us[0] = int(factor * 5.0 * spared * 1e3)
+            fleet.work_us[0] = int(factor * 7.0 * spared * 1e3)
             assert self.choose(fleet, n_prompt=8_100, hits=hits).row == row
 
     def test_fetching_beats_recomputing_where_it_can(self) -> None:

@@ -21,7 +21,7 @@ class PredictedLatencyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields
     """How often computing counts that another worker's cache would have spared, besides once; and what
     bringing KV from another worker costs, where workers can."""
 
-    again: float = 4.0
+    again: float = 6.0
     kv_bytes_per_token: int = 131_072
     link_latency_ms: float = 1.0
     link_gb_per_s: float = 25.0
@@ -44,7 +44,8 @@ class PredictedLatency(Routing):
         queue          prefill that the worker's nodes still have before them
       + fetch          of what another worker holds, where that is quicker than to compute it
       + prefill        of what is then left of the prompt
-      + again          `again` times what of that prefill the best holder would not have to do
+      + again          `again` times what of that prefill the best holder would not have to do, as far
+                       as it is of a beginning that is this request's alone
       + decode         its own tokens, at the pace of the batch it would join
       + interference   what running decodes lose to it, the prefill's steps and the slower pace, for
                        the part of the worker's slots that they hold
@@ -52,9 +53,9 @@ class PredictedLatency(Routing):
     An hour of a whole worker that stalls counts like an hour of waiting; counted for each decode
     instead, requests would queue for seconds to spare many others a moment (measured: worse at 0.95 of
     capacity). What is computed although the fleet has it is lost to whoever comes next, and its copy
-    takes the place of something that only this worker has: a request that counts its own time alone
-    makes all of them slower (docs/adr/0009). Coefficients are the workers' classes' (`cost_model`);
-    strangers all count alike.
+    takes the place of something that only this worker has: if each counted its own time alone, all
+    would be slower (docs/adr/0009). Not so a beginning that many share: its copies serve them all.
+    Coefficients are the workers' classes' (`cost_model`); strangers all count alike.
     """
 
     name: ClassVar[str] = "predicted_latency"
@@ -83,11 +84,7 @@ class PredictedLatency(Routing):
         prefill = prefill_of(ms, length - there, there)
         again: Any = 0.0
         if offer.hits:
-            most = there.max()
-            own = np.minimum(np.maximum(there, offer.shared), most)
-            again = self.options.again * (
-                prefill_of(ms, length - own, own) - prefill_of(ms, length - most, most)
-            )
+            again = self.options.again * _copied(ms, length, there, offer.shared)
         stalled = running / fleet.slots[rows]
         slower = ms[5] + ms[6] * (length + 0.5 * out)
         pace = ms[4] + ms[5] * running + ms[6] * fleet.tokens[rows] + slower
@@ -112,6 +109,13 @@ class PredictedLatency(Routing):
         saved = prefill_of(ms, length - there, there) - prefill_of(ms, length - most, most)
         better = fleet.traits.fetches[rows] & (time < saved)
         return np.where(better, most, there), np.where(better, time, 0.0)
+
+
+def _copied(ms: Costs, length: int, there: Costs, shared: int) -> Costs:
+    """Prefill time that the best holder would spare, of what nobody else shares."""
+    most = there.max()
+    own = np.minimum(np.maximum(there, shared), most)
+    return prefill_of(ms, length - own, own) - prefill_of(ms, length - most, most)
 
 
 def prefill_of(ms: Costs, new: Any, cached: Any) -> Costs:

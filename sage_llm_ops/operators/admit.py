@@ -41,6 +41,8 @@ class Admit(Operator):
         code, message = self._refusal(job)
         after = None
         waiting = len(plane.jobs) - len(plane.running)
+        if waiting < self._roomy or not waiting:
+            self._drained.pause()
         if waiting >= self._roomy and not code:
             refused = self._crowded(event, job, waiting)
             if refused is not None:
@@ -56,7 +58,7 @@ class Admit(Operator):
         plane.metrics.accepted += 1
         timeout = request.timeout_s
         if timeout is None:
-            timeout = self.options.default_timeout_s
+            timeout = self.options.default_timeout_s or None
         if timeout is not None:
             plane.timers.at(request.arrived + timeout, "deadline", request.id)
         return Admitted(event.seq, event.now, job)
@@ -107,7 +109,8 @@ class Admit(Operator):
     def _crowded(self, event: Arrive, job: Job, waiting: int) -> Refusal | None:
         """It could be served; whether there is room for it."""
         plane, options, request = self.plane, self.options, job.request
-        ahead = Ahead(waiting, self._drained.per_s(event.now, plane.placements))
+        pace = self._drained.per_s(event.now, plane.placements)
+        ahead = Ahead(waiting, pace, plane.fleet.has_room(job.needs))
         service = 0.0
         if options.feasible and plane.fleet.traits.known[plane.fleet.serving(job.needs)].any():
             service = plane.outlook.service_s(request, 0)

@@ -77,6 +77,27 @@ def test_the_default_timeout_is_live(graph: Harness) -> None:
     assert graph.codes("a") == ["deadline_expired"]
 
 
+def test_no_default_timeout_is_written_as_0_too(graph: Harness) -> None:
+    graph.configure("admit", "default_timeout_s", 0.0)
+    graph.arrive("blocks")
+    graph.arrive("a")
+    graph.advance(1000.0)
+    assert graph.codes("a") == []
+
+
+def test_a_burst_after_an_idle_hour_is_not_refused_for_its_pace(graph: Harness) -> None:
+    """Regression: with `feasible`, requests that had come one in ten seconds told the door that no
+    more than that could be served."""
+    graph.configure("admit", "feasible", True)
+    for n in range(20):
+        graph.arrive(f"calm{n}")
+        graph.advance(0.1)
+        graph.done(graph.node_of(f"calm{n}"))
+        graph.advance(10.0)
+    for n in range(8):
+        assert graph.arrive(f"burst{n}", slo_ms=5_000.0), graph.refused[-1].message
+
+
 def test_requests_wait_for_a_worker_that_is_registered_but_not_up(
     make: Callable[..., Harness],
 ) -> None:

@@ -44,6 +44,7 @@ class ServiceConfig:
     scheduling_policy: str | None = None
     routing_strategy: str | None = None
     enable_pd_separation: bool | None = None
+    pd_policy: str | None = None
     default_engine: str | None = None
     max_in_flight: int | None = None
     ledger: str | None = None
@@ -65,7 +66,8 @@ class ServiceConfig:
             raise ConfigError(
                 f"max_in_flight={self.max_in_flight} must be at least 1", key="max_in_flight"
             )
-        for name in ("scheduling_policy", "routing_strategy", "default_engine", "ledger"):
+        named = ("scheduling_policy", "routing_strategy", "pd_policy", "default_engine", "ledger")
+        for name in named:
             if getattr(self, name) == "":
                 raise ConfigError("'' names nothing; leave it out for the default", key=name)
 
@@ -74,6 +76,7 @@ SETTINGS = (
     "scheduling_policy",
     "routing_strategy",
     "enable_pd_separation",
+    "pd_policy",
     "default_engine",
     "max_in_flight",
     "ledger",

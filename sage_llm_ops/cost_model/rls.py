@@ -12,6 +12,7 @@ all to one side, are no accident: the worker has changed, and what was learnt is
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -26,6 +27,10 @@ FAR = 4.0
 """Times the usual error from which a step is an outlier."""
 CHANGED_AFTER = 12
 REMEMBERED = 128
+LEAST_MS = 0.01
+"""A shorter step is counted as one of so long: on relative errors it would outweigh all others."""
+MOST = 1e18
+"""Query-key pairs of a billion tokens; more is no count, and squared it would leave a float's range."""
 
 
 class Learner:
@@ -58,11 +63,11 @@ class Learner:
         return median(self._errors) if self._errors else None
 
     def learn(self, x: Row, ms: float) -> None:
-        """One step: its features and how long it took."""
-        if not ms > 0.0:
+        """One step: its features and how long it took. What no step can be is left out."""
+        if not (0.0 < ms < inf and x.min() >= 0.0 and 0.0 < x.max() <= MOST):
             return
         self.seen += 1
-        scaled = x / SCALES / ms
+        scaled = x / SCALES / max(ms, LEAST_MS)
         error = 1.0 - float(self._w @ scaled)
         self._errors.append(abs(error))
         taken = self._guarded(error)

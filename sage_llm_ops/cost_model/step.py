@@ -50,7 +50,8 @@ def features(step: Step) -> Row:
             float(decodes > 0),
             decodes,
             context,
-        ]
+        ],
+        dtype=float,
     )
 
 

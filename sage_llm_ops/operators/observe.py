@@ -125,7 +125,7 @@ class Observe(Operator):
         self.plane.prefix.ended(event.node, event.now)
         if self._breakers:
             self._ended(event, held)
-        if fleet.traits.watched:
+        if fleet.traits.watched and event.finish_reason != "cancelled":
             job = self.plane.running.get(event.node)
             if job is not None and job.placed is not None:
                 fleet.traits.responded(held.row, (event.now - job.placed) * 1e3)
@@ -166,7 +166,7 @@ class Observe(Operator):
         fleet.join(event.worker, *models, role=event.role, price=event.price, place=event.place)
         row = fleet.rows[event.worker]
         self.plane.classes[row] = WorkerClass(
-            event.hardware, event.model, "", event.tensor_parallel
+            event.hardware, event.model, "", event.tensor_parallel, event.ranks
         )
         self._tell_ledger(event)
         return event

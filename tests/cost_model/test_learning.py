@@ -87,6 +87,38 @@ def test_a_book_is_the_same_after_a_night_on_disk() -> None:
     assert book.coefficients(KIND).tolist() == again.coefficients(KIND).tolist()
 
 
+@pytest.mark.parametrize(
+    ("step", "ms"),
+    [
+        (Step(100, pairs_of(100), 4, 2000), float("inf")),
+        (Step(100, pairs_of(100), 4, 2000), float("nan")),
+        (Step(100, pairs_of(100), 4, 2000), -1.0),
+        (Step(-5, 25, 0, 0), 20.0),
+        (Step(10**30, 10**60, 1, 1), 20.0),
+        (Step(5, float("nan"), 0, 0), 20.0),  # type: ignore[arg-type]
+        (Step(), 20.0),
+    ],
+)
+def test_what_no_step_can_be_teaches_nothing(step: Step, ms: float) -> None:
+    """Regression: one such step could make every coefficient nan, or no number at all, for ever."""
+    learner = Learner(TRUE)
+    before = learner.state()
+    learner.learn(features(step), ms)
+    assert learner.state() == before
+
+
+def test_workers_of_another_parallelism_are_another_class() -> None:
+    book = CostBook()
+    one = WorkerClass("h200", "meta-llama/Llama-3-8B", "vllm")
+    staged = one._replace(ranks=(2, 1, 1))
+    book.open(one)
+    book.open(staged)
+    assert book.coefficients(one) is not None
+    assert book.coefficients(staged) is None, "the tables know of no stages"
+    book.learn(staged, steps(50))
+    assert [row["steps"] for row in book.report()] == [0, 50]
+
+
 def test_nothing_is_known_of_a_class_that_nobody_measured() -> None:
     book = CostBook()
     book.open(KIND)

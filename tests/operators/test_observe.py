@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sage_llm_ops.testing.harness import Harness
 from sage_llm_ops.types.events import Load, WorkerJoin, WorkerUp
 from sage_llm_ops.types.ids import WorkerId

@@ -14,6 +14,9 @@ from sage_llm_ops.scheduler_ir.admission import (
 )
 from sage_llm_ops.types.events import Admitted, Arrive, Broken, ConfigSet, Job, Outcome, Timer
 
+MOST_TOKENS = 2**31 - 1
+"""Of one request, whatever its instances take: they may not have said yet, and tokens are summed."""
+
 
 class Admit(Operator):
     """Refuses what nobody here could ever serve; gives the rest its deadline timer."""
@@ -98,6 +101,11 @@ class Admit(Operator):
         shortest = plane.fleet.shortest(job.needs)
         least = 1 if request.estimated else request.n_prompt  # the server counts the rest
         wanted = least + (request.max_tokens if request.task == "generate" else 0)
+        if wanted > MOST_TOKENS:
+            return "invalid_request", (
+                f"prompt of {request.n_prompt} and max_tokens={request.max_tokens} tokens exceed the "
+                f"{MOST_TOKENS} that anybody may ask for; lower max_tokens"
+            )
         if shortest and wanted > shortest:
             prompt = "any prompt" if request.estimated else f"prompt of {request.n_prompt}"
             return "invalid_request", (

@@ -38,6 +38,19 @@ def test_refusals_name_value_and_limit(
     graph.check_empty()
 
 
+@pytest.mark.parametrize("tokens", [2**31 - 1, 2**63, 10**30])
+def test_more_tokens_than_can_be_counted(make: Callable[..., Harness], tokens: int) -> None:
+    """Regression: where no instance had said how long a sequence it takes, they went into the sums."""
+    graph = make()
+    graph.join("w0")
+    assert not graph.arrive("a", max_tokens=tokens, n_prompt=1)
+    assert graph.refused[0].code == "invalid_request"
+    assert f"max_tokens={tokens}" in graph.refused[0].message
+    graph.up("w0", max_model_len=0)
+    assert not graph.arrive("b", max_tokens=tokens, n_prompt=1)
+    assert graph.arrive("c", max_tokens=2**31 - 2, n_prompt=1)
+
+
 def test_an_estimate_refuses_nobody(graph: Harness) -> None:
     assert graph.arrive("a", estimated=True, n_prompt=9000, max_tokens=4095)
 

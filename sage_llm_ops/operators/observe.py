@@ -192,6 +192,7 @@ class Observe(Operator):
             self.plane.fleet.away(event.worker)
         else:
             self.plane.fleet.down(event.worker, gone=True)
+            self.plane.classes.pop(self.plane.fleet.rows[event.worker], None)
         self._forgive(event, self.plane.fleet.rows[event.worker], "it left")
         return event
 
@@ -205,8 +206,8 @@ class Observe(Operator):
     def load(self, event: Load) -> Emitted:
         row = self.plane.fleet.rows[event.worker]
         self.plane.fleet.kv_usage[row] = event.kv_usage
-        if event.steps:
-            kind = self.plane.classes[row]
+        kind = self.plane.classes.get(row)
+        if event.steps and kind is not None:
             steps = [(Step(*step[:4]), step[4]) for step in event.steps]
             self.plane.costs.learn(kind, steps)
             self._tell_speed(kind)

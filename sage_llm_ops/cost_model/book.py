@@ -59,7 +59,7 @@ class CostBook:
         return learner.coefficients if learner is not None and learner.known else None
 
     def report(self) -> list[dict[str, Any]]:
-        """One plain row a class: what it has seen and how far off it was lately."""
+        """One plain row a class: what it has seen and how far off it was lately. From any thread."""
         return [
             {
                 "class": name,
@@ -68,7 +68,7 @@ class CostBook:
                 "median_error": learner.error,
                 "coefficients": learner.coefficients.tolist(),
             }
-            for name, learner in self._learners.items()
+            for name, learner in self._learners.copy().items()
         ]
 
     def state(self) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class Learner:
     @property
     def error(self) -> float | None:
         """Median relative error of its latest predictions, each made before its step was learnt."""
-        return median(self._errors) if self._errors else None
+        errors = self._errors.copy()  # in one go: who asks may be another thread than who learns
+        return median(errors) if errors else None
 
     def learn(self, x: Row, ms: float) -> None:
         """One step: its features and how long it took. What no step can be is left out."""

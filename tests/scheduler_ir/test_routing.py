@@ -215,6 +215,15 @@ def test_least_response_time_prefers_who_answers_quickly() -> None:
     assert Counter(burst("least_response_time", fleet, 50)) == {0: 10, 1: 40}
 
 
+def test_who_was_slow_once_is_tried_again() -> None:
+    """Regression: one slow answer, a cold start, and an idle worker got nothing ever after."""
+    fleet = fleet_of(4, 4)
+    fleet.traits.responded(0, 100.0)
+    fleet.traits.responded(1, 10_000.0)
+    counts = Counter(burst("least_response_time", fleet, 2000, release=True))
+    assert 1 <= counts[1] <= 4
+
+
 def test_power_of_two_draws_by_the_request() -> None:
     one = burst("power_of_two", fleet_of(9, 9, 9, 9), 20)
     assert one == burst("power_of_two", fleet_of(9, 9, 9, 9), 20)

@@ -292,6 +292,11 @@ class Fleet:
         alive = [names for row, names in enumerate(self._models) if self.state[row] != GONE]
         return list(dict.fromkeys(name for names in alive for name in names))
 
+    def tasks(self, model: str) -> list[str]:
+        """What the workers that came up do with this model."""
+        needed = self._servers.items()
+        return sorted({task for (name, task, _), rows in needed if name == model and rows})
+
     def describe(self) -> list[dict[str, Any]]:
         """One plain row a worker, for people and metrics."""
         return [

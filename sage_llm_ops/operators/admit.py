@@ -87,8 +87,11 @@ class Admit(Operator):
             )
         if not plane.fleet.may_serve(job.needs):
             known = ", ".join(map(repr, plane.fleet.models())) or "none"
+            others = ", ".join(map(repr, plane.fleet.tasks(request.model)))
+            can = f", only {others}" if others and repr(request.task) not in others else ""
             return "no_instance", (
-                f"no instance does {request.task!r} with model {request.model!r}; models here: {known}"
+                f"no instance does {request.task!r} with model {request.model!r}{can}; "
+                f"models here: {known}"
             )
         if plane.quarantine.held:  # hardly ever: nothing is hashed before a request has killed
             first = plane.quarantine.first(request)

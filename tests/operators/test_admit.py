@@ -19,7 +19,7 @@ from sage_llm_ops.types.requests import Request, SamplingParams
     ("fields", "code", "said"),
     [
         ({"model": "nope"}, "no_instance", ["'nope'", "models here: 'm'"]),
-        ({"task": "embed"}, "no_instance", ["'embed'"]),
+        ({"task": "embed"}, "no_instance", ["'embed'", "only 'generate'"]),
         ({"pin": "w9"}, "no_instance", []),
         ({"n_prompt": 4090, "max_tokens": 8}, "invalid_request", ["4090", "4096", "shorten"]),
         ({"estimated": True, "max_tokens": 4096}, "invalid_request", ["any prompt", "4096"]),

@@ -12,6 +12,7 @@ from sage_llm_ops.scheduler_ir.admission import (
     Drained,
     Refusal,
 )
+from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import Admitted, Arrive, Broken, ConfigSet, Job, Outcome, Timer
 
 MOST_TOKENS = 2**31 - 1
@@ -126,6 +127,12 @@ class Admit(Operator):
         if options.feasible and plane.fleet.traits.known[plane.fleet.serving(job.needs)].any():
             service = plane.outlook.service_s(request, 0)
         return plane.admission.check(request, event.now, ahead, service, options)
+
+    def check_integrity(self) -> None:
+        """Only who is inside counts against a quota."""
+        self.plane.admission.check_integrity()
+        if not self.plane.jobs and self.plane.admission.pending:
+            raise IntegrityError("nobody is inside, and quotas are taken")
 
     def failed(self, event: Any, error: Exception) -> Emitted:
         """A request that could not even be looked at ends by name, like any other."""

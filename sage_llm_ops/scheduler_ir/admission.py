@@ -6,12 +6,14 @@ of all. A refusal names the value and the limit and says when to come back.
 
 from __future__ import annotations
 
+from collections import Counter
 from math import ceil, inf, log2
 from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
 
+from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.ids import RequestId
 from sage_llm_ops.types.requests import Request
 
@@ -189,6 +191,11 @@ class Admission:
             self.pending[tenant] = left
         else:
             del self.pending[tenant]
+
+    def check_integrity(self) -> None:
+        """The tenants' counts are those of the requests inside."""
+        if Counter(self._inside.values()) != self.pending:
+            raise IntegrityError("admission: the tenants' pending requests are counted wrongly")
 
     def _tenant(self, request: Request, options: AdmissionOptions) -> Refusal | None:
         quota = options.tenant_pending

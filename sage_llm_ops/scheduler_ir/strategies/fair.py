@@ -11,6 +11,7 @@ import msgspec
 
 from sage_llm_ops.scheduler_ir.strategies.base import Blocked, Strategy
 from sage_llm_ops.scheduler_ir.strategies.line import Line, Waiting
+from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import Job
 from sage_llm_ops.types.ids import Needs, RequestId
 from sage_llm_ops.types.protocols import Outlook
@@ -203,6 +204,13 @@ class Fair(Strategy):
                 break
             del self.counters[name]
         self._look_at = max(_FORGET_ABOVE, 2 * len(self.counters))
+
+    def check_integrity(self) -> None:
+        """And every tenant has as many pending as it is counted for."""
+        super().check_integrity()
+        lines = [line.size for found in self._lines.values() for line in found.values()]
+        if not sum(self._backlog.values()) == sum(lines) == len(self._pending) or 0 in lines:
+            raise IntegrityError(f"strategy {self.name}: backlogs, lines and pending jobs differ")
 
     def _least(self) -> float | None:
         """Lowest counter among tenants with a backlog."""

@@ -56,8 +56,7 @@ def _check_policies(service: ServiceConfig) -> None:
     try:
         dry_run(serving_of(service))
     except ConfigError as error:
-        key = ".".join(filter(None, ("services", service.name, error.key)))
-        raise error.at(file=service.file, line=service.line, key=key) from None
+        raise service.located(error) from None
 
 
 def _lines(found: ServicesConfig | PipelineSpec) -> Iterator[str]:

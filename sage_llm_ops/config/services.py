@@ -58,6 +58,10 @@ class ServiceConfig:
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     lines: Mapping[str, int | None] = field(default_factory=dict, compare=False, repr=False)
     """Where each instance is written down."""
+    option_lines: Mapping[tuple[str, str], int | None] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Where each option is, by its table and its name."""
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -71,7 +75,17 @@ class ServiceConfig:
             if getattr(self, name) == "":
                 raise ConfigError("'' names nothing; leave it out for the default", key=name)
 
+    def located(self, error: ConfigError) -> ConfigError:
+        """An error about a setting, by whoever knows it, saying where that stands."""
+        option = error.key or ""
+        path = [(table, option) for table in OPTIONS if option in getattr(self, table)]
+        line = self.option_lines.get(path[0], self.line) if len(path) == 1 else self.line
+        parts = path[0] if len(path) == 1 else (option,)
+        key = ".".join(filter(None, ("services", self.name, *parts)))
+        return error.at(file=self.file, line=line, key=key)
 
+
+OPTIONS = ("scheduling_options", "routing_options", "pd_options", "admission")
 SETTINGS = (
     "scheduling_policy",
     "routing_strategy",
@@ -80,10 +94,7 @@ SETTINGS = (
     "default_engine",
     "max_in_flight",
     "ledger",
-    "scheduling_options",
-    "routing_options",
-    "pd_options",
-    "admission",
+    *OPTIONS,
 )
 """Keys of a service's table beside `type`, `instances` and `gateway`."""
 
@@ -227,6 +238,11 @@ def _service(source: TomlSource, path: Path, name: str, known: Known | None) -> 
         instance.instance_id: source.line((*path, "instances", number))
         for number, instance in enumerate(fleet)
     }
+    option_lines = {
+        (options, option): source.line((*path, options, option))
+        for options in OPTIONS
+        for option in fields.get(options, {})
+    }
     with located(source, path):
         return ServiceConfig(
             name,
@@ -234,6 +250,7 @@ def _service(source: TomlSource, path: Path, name: str, known: Known | None) -> 
             instances=fleet,
             gateway=served,
             lines=lines,
+            option_lines=option_lines,
             file=source.file,
             line=source.line(path),
         )

@@ -139,8 +139,7 @@ class ControlPlaneManager:
         except ConfigError as error:
             if found.file is None or error.file is not None:
                 raise
-            key = ".".join(filter(None, ("services", found.name, error.key)))
-            raise error.at(file=found.file, line=found.line, key=key) from None
+            raise found.located(error) from None
         for instance in found.instances:
             manager.register_instance(copy.deepcopy(instance))
         if found.file is not None or watch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from sage_llm_ops.cost_model import CostBook, Step, WorkerClass, decode_ms, pair
 from sage_llm_ops.cost_model.priors import prior, table
 from sage_llm_ops.cost_model.rls import Learner
 from sage_llm_ops.cost_model.step import features, step_ms
+from sage_llm_ops.types.capabilities import Capabilities
 
 TRUE = np.array([16.5, 0.015, 0.01, 4.2e-7, 10.0, 0.05, 2.7e-5])
 KIND = WorkerClass("", "m", "sim")
@@ -105,6 +107,16 @@ def test_what_no_step_can_be_teaches_nothing(step: Step, ms: float) -> None:
     before = learner.state()
     learner.learn(features(step), ms)
     assert learner.state() == before
+
+
+@pytest.mark.parametrize("said", [(1.0,) * 6, (1.0,) * 8, (1.0,) * 6 + (float("nan"),)])
+def test_an_engine_cannot_say_of_its_speed_what_is_none(said: tuple[float, ...]) -> None:
+    """Regression: it came up, and whatever it was given ended as a defect of ours."""
+    with pytest.raises(ValueError, match="must be 7 finite numbers"):
+        Capabilities(step_ms=said)
+    sent = msgspec.msgpack.encode({"step_ms": said})
+    with pytest.raises(msgspec.ValidationError, match="must be 7 finite numbers"):
+        msgspec.msgpack.decode(sent, type=Capabilities)
 
 
 def test_workers_of_another_parallelism_are_another_class() -> None:

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from sage_llm_ops.cost_model.step import SCALES, SIZE, Coefficients, Row
+from sage_llm_ops.types.errors import ConfigError
 
 FORGET = 0.998
 FIRM, OPEN = 0.05, 10.0
@@ -31,6 +33,19 @@ LEAST_MS = 0.01
 """A shorter step is counted as one of so long: on relative errors it would outweigh all others."""
 MOST = 1e18
 """Query-key pairs of a billion tokens; more is no count, and squared it would leave a float's range."""
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a learner knows, as plain values."""
+
+    w: list[float]
+    p: list[Annotated[list[float], msgspec.Meta(min_length=SIZE, max_length=SIZE)]]
+    usual: float
+    side: int
+    seen: int
+    outliers: int
+    known: bool
+    errors: list[float]
 
 
 class Learner:
@@ -116,10 +131,20 @@ class Learner:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Learner:
-        """The one whose `state` this was."""
+        """The one whose `state` this was; `ConfigError` where it is none."""
+        try:
+            kept = msgspec.convert(state, Kept)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"no state of a cost model's class: {error}") from None
         made = cls()
-        made._w, made._p = np.array(state["w"]), np.array(state["p"])
-        made._usual, made._side, made._known = state["usual"], state["side"], state["known"]
-        made.seen, made.outliers = state["seen"], state["outliers"]
-        made._errors.extend(state["errors"])
+        made._w, made._p = np.array(kept.w), np.array(kept.p, dtype=float)
+        for name, array, shape in (("w", made._w, (SIZE,)), ("p", made._p, (SIZE, SIZE))):
+            if array.shape != shape or not np.isfinite(array).all():
+                raise ConfigError(
+                    f"no state of a cost model's class: {name} must be {shape} finite numbers, "
+                    f"and has the shape {array.shape}"
+                )
+        made._usual, made._side, made._known = kept.usual, kept.side, kept.known
+        made.seen, made.outliers = kept.seen, kept.outliers
+        made._errors.extend(kept.errors)
         return made

@@ -14,6 +14,7 @@ from sage_llm_ops.cost_model.priors import prior, table
 from sage_llm_ops.cost_model.rls import Learner
 from sage_llm_ops.cost_model.step import features, step_ms
 from sage_llm_ops.types.capabilities import Capabilities
+from sage_llm_ops.types.errors import ConfigError
 
 TRUE = np.array([16.5, 0.015, 0.01, 4.2e-7, 10.0, 0.05, 2.7e-5])
 KIND = WorkerClass("", "m", "sim")
@@ -129,6 +130,29 @@ def test_workers_of_another_parallelism_are_another_class() -> None:
     assert book.coefficients(staged) is None, "the tables know of no stages"
     book.learn(staged, steps(50))
     assert [row["steps"] for row in book.report()] == [0, 50]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"w": [1.0] * 6}, "w must be"),
+        ({"w": [float("nan")] * 7}, "w must be"),
+        ({"p": [[1.0]]}, "length >= 7"),
+        ({"p": [[1.0] * 7] * 6}, "p must be"),
+        ({"errors": "abc"}, "errors"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_what_was_never_a_state_is_refused(change: dict[str, object], words: str) -> None:
+    """Regression: it was taken for one, and every coefficient was nan, or an error came much later."""
+    book = CostBook()
+    book.learn(KIND, steps(20))
+    state = book.state()
+    state[str(KIND)] |= change
+    with pytest.raises(ConfigError, match=words):
+        CostBook.from_state(state)
+    with pytest.raises(ConfigError, match="no state"):
+        CostBook.from_state({"x": {}})
 
 
 def test_nothing_is_known_of_a_class_that_nobody_measured() -> None:

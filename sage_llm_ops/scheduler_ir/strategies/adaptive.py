@@ -51,7 +51,8 @@ class AdaptiveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Adaptive(Strategy):
-    """By priority always; within one priority as the moment asks.
+    """Most objectives met and least waiting, whichever is at stake: by priority always; within one
+    priority as the moment asks.
 
     `fifo` while little waits; `slo_aware` (latest start, the infeasible apart) while objectives are
     missed; `wspt` while much waits whose lengths differ widely, or so many objectives are missed that

@@ -164,6 +164,25 @@ def test_nothing_is_known_of_a_class_that_nobody_measured() -> None:
     assert prior("", "llama-3-8b", 1) is prior("h200", "nobody", 1) is None
 
 
+@pytest.mark.parametrize(
+    ("hardware", "model", "width"),
+    [
+        ("h200", "meta-llama/Meta-Llama-3-8B-Instruct", 1),
+        ("H200", "meta-llama/Llama-2-7b-chat-hf", 2),
+        ("a100-80gb", "meta-llama/Llama-2-70b-chat-hf", 4),
+        ("h100-80gb-pcap", "meta-llama/Llama-2-70b-hf", 2),
+        ("a100-80gb", "bigscience/bloom", 8),
+        ("a100-80gb", "facebook/opt-13b", 1),
+        ("h200", "Qwen/Qwen2.5-7B-Instruct", 1),
+    ],
+)
+def test_priors_are_found_by_the_names_that_models_have(
+    hardware: str, model: str, width: int
+) -> None:
+    """Regression: the Splitwise table's own names were nobody's, and Llama 3's lacked its prefix."""
+    assert prior(hardware, model, width) is not None
+
+
 def test_every_prior_is_sane_and_names_its_source() -> None:
     for name, row in table()["steps"].items():
         ms = np.array(row["ms"])

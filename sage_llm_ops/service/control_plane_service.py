@@ -154,4 +154,4 @@ class ControlPlaneVLLMService(BaseService):
             raise ConfigError(
                 f"config={config!r} must be a dict, the path of a services.toml, or left out"
             )
-        return service_of(config, self.name, known=NAMES)
+        return service_of(config, self.name)

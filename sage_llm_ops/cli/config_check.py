@@ -22,9 +22,9 @@ def check(
 ) -> None:
     """Read a configuration file with the environment's overrides, and say what it means."""
     from sage_llm_ops.config import load_any
-    from sage_llm_ops.scheduler_ir import ROUTINGS, STRATEGIES
+    from sage_llm_ops.core.defaults import NAMES
 
-    found = load_any(file, known={"scheduling_policy": STRATEGIES, "routing_strategy": ROUTINGS})
+    found = load_any(file, known=NAMES)
     _check_registries(found)
     print_result(found, lambda: "\n".join(_lines(found)), json=json)
 
@@ -56,8 +56,7 @@ def _check_policies(service: ServiceConfig) -> None:
     try:
         dry_run(serving_of(service))
     except ConfigError as error:
-        key = ".".join(filter(None, ("services", service.name, error.key)))
-        raise error.at(file=service.file, line=service.line, key=key) from None
+        raise service.located(error) from None
 
 
 def _lines(found: ServicesConfig | PipelineSpec) -> Iterator[str]:

@@ -26,6 +26,7 @@ def serve(
 
     from sage_llm_ops.config import load_services
     from sage_llm_ops.core import ControlPlaneManager
+    from sage_llm_ops.core.defaults import NAMES
     from sage_llm_ops.types.errors import CapabilityError
 
     try:
@@ -34,7 +35,7 @@ def serve(
         raise CapabilityError(
             f"the gateway needs {error.name!r}: pip install 'sage-llm-ops[gateway]'"
         ) from None
-    found = load_services(config).service(service)
+    found = load_services(config, known=NAMES).service(service)
     door = found.gateway
     door = dataclasses.replace(
         door, host=door.host if host is None else host, port=door.port if port is None else port

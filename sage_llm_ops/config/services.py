@@ -45,6 +45,7 @@ class ServiceConfig:
     scheduling_policy: str | None = None
     routing_strategy: str | None = None
     enable_pd_separation: bool | None = None
+    pd_policy: str | None = None
     default_engine: str | None = None
     max_in_flight: int | None = None
     ledger: str | None = None
@@ -58,6 +59,10 @@ class ServiceConfig:
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     lines: Mapping[str, int | None] = field(default_factory=dict, compare=False, repr=False)
     """Where each instance is written down."""
+    option_lines: Mapping[tuple[str, str], int | None] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Where each option is, by its table and its name."""
     file: str | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -66,22 +71,31 @@ class ServiceConfig:
             raise ConfigError(
                 f"max_in_flight={self.max_in_flight} must be at least 1", key="max_in_flight"
             )
-        for name in ("scheduling_policy", "routing_strategy", "default_engine", "ledger"):
+        named = ("scheduling_policy", "routing_strategy", "pd_policy", "default_engine", "ledger")
+        for name in named:
             if getattr(self, name) == "":
                 raise ConfigError("'' names nothing; leave it out for the default", key=name)
 
+    def located(self, error: ConfigError) -> ConfigError:
+        """An error about a setting, by whoever knows it, saying where that stands."""
+        option = error.key or ""
+        path = [(table, option) for table in OPTIONS if option in getattr(self, table)]
+        line = self.option_lines.get(path[0], self.line) if len(path) == 1 else self.line
+        parts = path[0] if len(path) == 1 else (option,)
+        key = ".".join(filter(None, ("services", self.name, *parts)))
+        return error.at(file=self.file, line=line, key=key)
 
+
+OPTIONS = ("scheduling_options", "routing_options", "pd_options", "admission")
 SETTINGS = (
     "scheduling_policy",
     "routing_strategy",
     "enable_pd_separation",
+    "pd_policy",
     "default_engine",
     "max_in_flight",
     "ledger",
-    "scheduling_options",
-    "routing_options",
-    "pd_options",
-    "admission",
+    *OPTIONS,
 )
 """Keys of a service's table beside `type`, `instances` and `gateway`."""
 
@@ -225,6 +239,11 @@ def _service(source: TomlSource, path: Path, name: str, known: Known | None) -> 
         instance.instance_id: source.line((*path, "instances", number))
         for number, instance in enumerate(fleet)
     }
+    option_lines = {
+        (options, option): source.line((*path, options, option))
+        for options in OPTIONS
+        for option in fields.get(options, {})
+    }
     with located(source, path):
         return ServiceConfig(
             name,
@@ -232,6 +251,7 @@ def _service(source: TomlSource, path: Path, name: str, known: Known | None) -> 
             instances=fleet,
             gateway=served,
             lines=lines,
+            option_lines=option_lines,
             file=source.file,
             line=source.line(path),
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sage_llm_ops.config import ServiceConfig
+from sage_llm_ops.config.tables import Known
+from sage_llm_ops.scheduler_ir import ROUTINGS, SPLITTERS, STRATEGIES
 from sage_llm_ops.types.errors import ConfigError
 from sage_llm_ops.types.pd import PDSeparationConfig
 from sage_llm_ops.types.pipelines import OperatorSpec, PipelineSpec
@@ -14,6 +16,12 @@ ROUTING = "load_balanced"
 """A manager's, where nobody says; `pipelines/serving.toml` says the plainest of all."""
 SERVICE_ROUTING = "predicted_latency"
 """A service's, where its table does not say: the one that reuses prefixes (docs/adr/0009)."""
+NAMES: Known = {
+    "scheduling_policy": STRATEGIES,
+    "routing_strategy": ROUTINGS,
+    "pd_policy": SPLITTERS,
+}
+"""What a `services.toml` may say there: refused where it says it, not where it is used."""
 
 
 def serving(
@@ -58,20 +66,35 @@ def serving_of(service: ServiceConfig) -> PipelineSpec:
         scheduling_options=service.scheduling_options,
         routing_options=service.routing_options,
         admission=service.admission,
-        **split_settings(split, service.pd_options),
+        **split_settings(split, service.pd_options, service.pd_policy),
     )
 
 
-def split_settings(split: PDSeparationConfig, options: dict[str, Any] | None) -> dict[str, Any]:
-    """Policy and options of `pd_split`; what `options` says goes before the switch's threshold."""
+def split_settings(
+    split: PDSeparationConfig, options: dict[str, Any] | None, policy: str | None = None
+) -> dict[str, Any]:
+    """Policy and options of `pd_split`; what `options` says goes before the switch's threshold, and
+    `policy` before what a configuration says that was left at its default."""
     if options and not split.enabled:
         raise ConfigError(
             f"{', '.join(sorted(options))} would change nothing while prefill and decode stay "
             "together; leave pd_options out or set enable_pd_separation",
             key="pd_options",
         )
+    if policy is not None and not split.enabled and policy != "never":
+        raise ConfigError(
+            f"{policy!r} would change nothing while prefill and decode stay together; leave "
+            "pd_policy out or set enable_pd_separation",
+            key="pd_policy",
+        )
+    said = split.routing_policy
+    if policy is not None and said not in (policy, PDSeparationConfig().routing_policy):
+        raise ConfigError(
+            f"{policy!r} and pd_config.routing_policy={said!r} contradict each other; give one",
+            key="pd_policy",
+        )
     return {
-        "pd_policy": split.routing_policy if split.enabled else "never",
+        "pd_policy": (policy or said) if split.enabled else "never",
         "pd_options": {"threshold": split.prefilling_threshold_input_tokens, **(options or {})},
     }
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sage_llm_ops.config import ServiceConfig, load_services
 from sage_llm_ops.config import default_engine as resolve_engine
 from sage_llm_ops.config.services import SETTINGS
+from sage_llm_ops.core.defaults import NAMES
 from sage_llm_ops.core.ticker import Ticker
 from sage_llm_ops.engines.registry import check_instance
 from sage_llm_ops.types.errors import ConfigError, SageLlmOpsError
@@ -101,7 +102,7 @@ class Discovery:
                 self.file
             )  # before reading: a change while we read is seen next time
             try:
-                service = load_services(self.file).service(self._service.name)
+                service = load_services(self.file, known=NAMES).service(self._service.name)
                 self._check(service)
             except ConfigError as error:
                 report = Reload(error=error)

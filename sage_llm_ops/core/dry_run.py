@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sage_llm_ops.fleet import Fleet
+from sage_llm_ops.operators.base import read_options
 from sage_llm_ops.operators.outlook import FleetOutlook
 from sage_llm_ops.pipeline.hands import joined
 from sage_llm_ops.scheduler_ir import ROUTINGS, STRATEGIES, Strategy
+from sage_llm_ops.scheduler_ir.narrowing import affordable, cheapest_in_time
 from sage_llm_ops.types.decisions import SchedulingDecision
-from sage_llm_ops.types.errors import NoInstance, UnknownName
+from sage_llm_ops.types.errors import NoInstance, OverBudget, UnknownName
 from sage_llm_ops.types.events import Job, Offer
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance, ExecutionInstanceType
@@ -77,12 +79,18 @@ def fleet_of(instances: Sequence[ExecutionInstance], around: Surroundings) -> Fl
 class RequestRouter:
     """Chooses an instance for one request; state (turns) is kept from call to call."""
 
-    def __init__(self, strategy: str = "load_balanced", *, around: Surroundings | None = None):
-        if strategy not in ROUTINGS:
-            raise UnknownName("routing strategy", strategy, ROUTINGS)
+    def __init__(
+        self,
+        strategy: str = "load_balanced",
+        *,
+        around: Surroundings | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        kind = ROUTINGS.resolve(strategy)
+        owner = f"routing strategy {strategy!r}"
         self.strategy = strategy
         self.around = around or Surroundings()
-        self._routing = ROUTINGS[strategy]()
+        self._routing = kind(read_options(kind.Options, options or {}, owner=owner))
 
     async def select_instance(
         self,
@@ -100,16 +108,25 @@ class RequestRouter:
         request: RequestMetadata,
         available_instances: Sequence[ExecutionInstance],
         phase: str | None = None,
+        *,
+        thrifty: bool = False,
     ) -> ExecutionInstance:
-        """`select_instance` without a loop."""
+        """`select_instance` without a loop; `thrifty` as the order asks (`cost_optimized`)."""
         serving = self._serving(request, available_instances, phase)
         fleet = fleet_of(serving, self.around)
         rows = fleet.serving(NEEDS)
         free = rows[fleet.running[rows] < fleet.slots[rows]]
-        chosen = self._routing.choose(
-            Offer(0, 0.0, self.job(request)), fleet, free if free.size else rows
-        )
-        return serving[chosen.row]
+        rows, job = free if free.size else rows, self.job(request)
+        rows = affordable(fleet, rows, job)
+        if not rows.size:
+            raise OverBudget(
+                f"cost_budget={request.cost_budget:g} is below what it would cost on any of "
+                f"{[each.instance_id for each in serving]}; raise it, or leave it out",
+                request_id=request.request_id,
+            )
+        if thrifty:
+            rows = cheapest_in_time(fleet, rows, job, 0.0)
+        return serving[self._routing.choose(Offer(0, 0.0, job), fleet, rows).row]
 
     def job(self, request: RequestMetadata) -> Job:
         """The request as a routing sees it."""
@@ -119,6 +136,7 @@ class RequestRouter:
         travels.tenant = request.user_id or ""
         travels.priority = int(request.priority)
         travels.slo_ms = request.slo_deadline_ms
+        travels.cost_budget = request.cost_budget
         return Job(travels, 0)
 
     @staticmethod
@@ -202,7 +220,7 @@ class _Policy(SchedulingPolicy):
     async def schedule(
         self, request: RequestMetadata, instances: list[ExecutionInstance]
     ) -> SchedulingDecision:
-        chosen = self.router.choose(request, instances)
+        chosen = self.router.choose(request, instances, thrifty=self.strategy.thrifty)
         fleet = fleet_of([chosen], self.router.around)
         latency = None
         if fleet.traits.known[0]:

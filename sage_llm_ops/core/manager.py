@@ -14,7 +14,14 @@ from sage_llm_ops.config import ServiceConfig, load_services
 from sage_llm_ops.config.services import SETTINGS
 from sage_llm_ops.core.control_plane import ControlPlane
 from sage_llm_ops.core.coordinator import ExecutionCoordinator
-from sage_llm_ops.core.defaults import POLICY, ROUTING, SERVICE_ROUTING, serving, split_settings
+from sage_llm_ops.core.defaults import (
+    NAMES,
+    POLICY,
+    ROUTING,
+    SERVICE_ROUTING,
+    serving,
+    split_settings,
+)
 from sage_llm_ops.core.discovery import Reload
 from sage_llm_ops.core.dry_run import (
     PDRoutingStrategy,
@@ -44,6 +51,7 @@ from sage_llm_ops.types.results import RequestResult, RequestState
 
 LONG_PROMPT = 2000
 """Characters from which a prompt is tokenised off the event loop: 2 kB take about half a ms."""
+MAX_IN_FLIGHT = 10_000
 
 
 class ControlPlaneManager:
@@ -59,19 +67,35 @@ class ControlPlaneManager:
         enable_auto_scaling: bool = False,
         pd_config: PDSeparationConfig | None = None,
         *,
+        pd_policy: str | None = None,
         pipeline: PipelineSpec | None = None,
         scheduling_options: dict[str, Any] | None = None,
         routing_options: dict[str, Any] | None = None,
         pd_options: dict[str, Any] | None = None,
         admission: dict[str, Any] | None = None,
         default_engine: str | None = None,
-        max_in_flight: int = 10_000,
+        max_in_flight: int = MAX_IN_FLIGHT,
         ledger: str | Path | None = None,
         record: str | Path | None = None,
         log_dir: str | Path | None = None,
         **options: Any,
     ) -> None:
         _check_switches(enable_pd_separation, enable_auto_scaling, pd_config)
+        if pipeline is not None:
+            _check_alone(
+                scheduling_policy=scheduling_policy != POLICY,
+                routing_strategy=routing_strategy != ROUTING,
+                enable_pd_separation=not enable_pd_separation,
+                enable_monitoring=not enable_monitoring,
+                pd_config=pd_config,
+                scheduling_options=scheduling_options,
+                routing_options=routing_options,
+                pd_options=pd_options,
+                pd_policy=pd_policy,
+                admission=admission,
+                max_in_flight=max_in_flight != MAX_IN_FLIGHT,
+                ledger=ledger,
+            )
         split = pd_config or PDSeparationConfig(enabled=enable_pd_separation)
         spec = pipeline or serving(
             scheduling_policy=scheduling_policy,
@@ -79,7 +103,7 @@ class ControlPlaneManager:
             scheduling_options=scheduling_options,
             routing_options=routing_options,
             admission=admission,
-            **split_settings(split, pd_options),
+            **split_settings(split, pd_options, pd_policy),
             monitoring=enable_monitoring,
             max_in_flight=max_in_flight,
             ledger=None if ledger is None else str(ledger),
@@ -90,7 +114,9 @@ class ControlPlaneManager:
         self.enable_pd_separation = enable_pd_separation
         around = Around(self.control)
         self.pd_router = PDRoutingStrategy(split, around=around) if split.enabled else None
-        self.router = RequestRouter(self.routing_strategy or ROUTING, around=around)
+        route = self.control.pipeline.operators.get("route")
+        said = {} if route is None else route.options.options
+        self.router = RequestRouter(self.routing_strategy or ROUTING, around=around, options=said)
         self.executor = ExecutionCoordinator(self)
         _stop_at_exit(self.control)
 
@@ -105,7 +131,8 @@ class ControlPlaneManager:
     ) -> ControlPlaneManager:
         """A manager with the instances of a `services.toml`; `service` where the file has several.
         With `watch` it follows the file while it runs; `reload` reads it again at any time."""
-        return cls.from_service(load_services(file).service(service), watch=watch, **options)
+        found = load_services(file, known=NAMES).service(service)
+        return cls.from_service(found, watch=watch, **options)
 
     @classmethod
     def from_service(
@@ -121,8 +148,7 @@ class ControlPlaneManager:
         except ConfigError as error:
             if found.file is None or error.file is not None:
                 raise
-            key = ".".join(filter(None, ("services", found.name, error.key)))
-            raise error.at(file=found.file, line=found.line, key=key) from None
+            raise found.located(error) from None
         for instance in found.instances:
             manager.register_instance(copy.deepcopy(instance))
         if found.file is not None or watch:
@@ -314,6 +340,16 @@ def _check_switches(pd: bool, scaling: bool, pd_config: PDSeparationConfig | Non
         )
     if scaling:
         raise ConfigError("enable_auto_scaling=True: scaling is not built yet; leave it False")
+
+
+def _check_alone(**given: object) -> None:
+    """A pipeline says all of this itself; beside it they would be accepted and ignored."""
+    said = [name for name, value in given.items() if value]
+    if said:
+        raise ConfigError(
+            f"pipeline and {', '.join(said)}: a pipeline's own operators say that; write it there, "
+            "or leave the pipeline out"
+        )
 
 
 def _stop_at_exit(control: ControlPlane) -> None:

@@ -36,6 +36,7 @@ def measured(control: ControlPlane) -> PerformanceMetrics:
         ),
         workers=metrics.table(),
         prefix=control.pipeline.prefixes() or None,
+        costs=control.pipeline.plane.costs.report(),
     )
 
 

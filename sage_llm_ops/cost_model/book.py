@@ -9,6 +9,8 @@ from sage_llm_ops.cost_model.priors import prior
 from sage_llm_ops.cost_model.rls import Learner
 from sage_llm_ops.cost_model.step import Coefficients, Step, features
 
+ALONE = (1, 1, 1)
+
 
 class WorkerClass(NamedTuple):
     """Workers of one class are expected to be equally fast."""
@@ -17,9 +19,12 @@ class WorkerClass(NamedTuple):
     model: str
     engine: str
     tensor_parallel: int = 1
+    ranks: tuple[int, int, int] = ALONE
+    """Pipeline, data and expert parallelism."""
 
     def __str__(self) -> str:
-        return "|".join(str(part) for part in self)
+        more = () if self.ranks == ALONE else ("x".join(map(str, self.ranks)),)
+        return "|".join(str(part) for part in (*self[:4], *more))
 
 
 class CostBook:
@@ -34,7 +39,7 @@ class CostBook:
         """Know a class; `given` is what its workers say of themselves, and beats the tables."""
         if str(kind) in self._learners:
             return
-        if given is None:
+        if given is None and kind.ranks == ALONE:  # the tables know of no others
             found = prior(kind.hardware, kind.model, kind.tensor_parallel)
             given = None if found is None else found.coefficients
         self._learners[str(kind)] = Learner(given)
@@ -54,7 +59,7 @@ class CostBook:
         return learner.coefficients if learner is not None and learner.known else None
 
     def report(self) -> list[dict[str, Any]]:
-        """One plain row a class: what it has seen and how far off it was lately."""
+        """One plain row a class: what it has seen and how far off it was lately. From any thread."""
         return [
             {
                 "class": name,
@@ -63,7 +68,7 @@ class CostBook:
                 "median_error": learner.error,
                 "coefficients": learner.coefficients.tolist(),
             }
-            for name, learner in self._learners.items()
+            for name, learner in self._learners.copy().items()
         ]
 
     def state(self) -> dict[str, Any]:

@@ -12,6 +12,9 @@ import numpy as np
 
 from sage_llm_ops.cost_model.step import Coefficients
 
+TABLED = {"llama-2-70b": "llama2-70b", "bloom": "bloom-176b"}
+"""Models that a table calls otherwise than their makers do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prior:
@@ -33,7 +36,10 @@ def prior(hardware: str, model: str, tensor_parallel: int) -> Prior | None:
     if not hardware:
         return None
     name = model.rsplit("/", 1)[-1].lower()
-    for key in (name, name.removesuffix("-instruct").removesuffix("-hf").removesuffix("-chat")):
+    short = name.removeprefix("meta-")
+    for more in ("-instruct", "-hf", "-chat"):
+        short = short.removesuffix(more)
+    for key in (name, short, TABLED.get(short, "")):
         row = table()["steps"].get(f"{hardware.lower()}|{key}|{tensor_parallel}")
         if row is not None:
             return Prior(np.array(row["ms"]), row["source"])

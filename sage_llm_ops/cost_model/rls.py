@@ -12,12 +12,15 @@ all to one side, are no accident: the worker has changed, and what was learnt is
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from sage_llm_ops.cost_model.step import SCALES, SIZE, Coefficients, Row
+from sage_llm_ops.types.errors import ConfigError
 
 FORGET = 0.998
 FIRM, OPEN = 0.05, 10.0
@@ -26,6 +29,23 @@ FAR = 4.0
 """Times the usual error from which a step is an outlier."""
 CHANGED_AFTER = 12
 REMEMBERED = 128
+LEAST_MS = 0.01
+"""A shorter step is counted as one of so long: on relative errors it would outweigh all others."""
+MOST = 1e18
+"""Query-key pairs of a billion tokens; more is no count, and squared it would leave a float's range."""
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a learner knows, as plain values."""
+
+    w: list[float]
+    p: list[Annotated[list[float], msgspec.Meta(min_length=SIZE, max_length=SIZE)]]
+    usual: float
+    side: int
+    seen: int
+    outliers: int
+    known: bool
+    errors: list[float]
 
 
 class Learner:
@@ -55,14 +75,15 @@ class Learner:
     @property
     def error(self) -> float | None:
         """Median relative error of its latest predictions, each made before its step was learnt."""
-        return median(self._errors) if self._errors else None
+        errors = self._errors.copy()  # in one go: who asks may be another thread than who learns
+        return median(errors) if errors else None
 
     def learn(self, x: Row, ms: float) -> None:
-        """One step: its features and how long it took."""
-        if not ms > 0.0:
+        """One step: its features and how long it took. What no step can be is left out."""
+        if not (0.0 < ms < inf and x.min() >= 0.0 and 0.0 < x.max() <= MOST):
             return
         self.seen += 1
-        scaled = x / SCALES / ms
+        scaled = x / SCALES / max(ms, LEAST_MS)
         error = 1.0 - float(self._w @ scaled)
         self._errors.append(abs(error))
         taken = self._guarded(error)
@@ -110,10 +131,20 @@ class Learner:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Learner:
-        """The one whose `state` this was."""
+        """The one whose `state` this was; `ConfigError` where it is none."""
+        try:
+            kept = msgspec.convert(state, Kept)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"no state of a cost model's class: {error}") from None
         made = cls()
-        made._w, made._p = np.array(state["w"]), np.array(state["p"])
-        made._usual, made._side, made._known = state["usual"], state["side"], state["known"]
-        made.seen, made.outliers = state["seen"], state["outliers"]
-        made._errors.extend(state["errors"])
+        made._w, made._p = np.array(kept.w), np.array(kept.p, dtype=float)
+        for name, array, shape in (("w", made._w, (SIZE,)), ("p", made._p, (SIZE, SIZE))):
+            if array.shape != shape or not np.isfinite(array).all():
+                raise ConfigError(
+                    f"no state of a cost model's class: {name} must be {shape} finite numbers, "
+                    f"and has the shape {array.shape}"
+                )
+        made._usual, made._side, made._known = kept.usual, kept.side, kept.known
+        made.seen, made.outliers = kept.seen, kept.outliers
+        made._errors.extend(kept.errors)
         return made

@@ -18,11 +18,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sage_llm_ops.types.capabilities import STEP_SIZE
+
 Coefficients = npt.NDArray[np.float64]
 Row = npt.NDArray[np.float64]
 
 FEATURES = ("prefill", "tokens", "short", "pairs", "decode", "decodes", "context")
 SIZE = len(FEATURES)
+assert SIZE == STEP_SIZE
 SHORT = 512
 """Prompt tokens that fill the device of every worker measured so far."""
 SCALES: Row = np.array([1.0, 1e3, 1e2, 1e7, 1.0, 1e2, 1e5])
@@ -50,7 +53,8 @@ def features(step: Step) -> Row:
             float(decodes > 0),
             decodes,
             context,
-        ]
+        ],
+        dtype=float,
     )
 
 

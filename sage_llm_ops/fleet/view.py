@@ -73,6 +73,8 @@ class Fleet:
         self._lengths: list[int] = []
         self._models: list[tuple[str, ...]] = []
         """Names under which each serves, the model's own first."""
+        self._servers: dict[Needs, set[int]] = {}
+        """Rows that came up and serve them, whatever became of them but leaving."""
         self._up: dict[Needs, Rows] = {}
         self._may: dict[Needs, bool] = {}
         self._shortest: dict[Needs, int] = {}
@@ -109,7 +111,7 @@ class Fleet:
             raise IntegrityError(f"worker {worker!r} joined twice")
         self.traits.join(row, worker, role, price, place)
         self._models[row] = models
-        self._serves[row] = ()
+        self._offer(row, ())
         self.state[row] = DOWN
         self._leaving.discard(row)
         self._away.discard(row)
@@ -130,12 +132,13 @@ class Fleet:
             return  # said before it left, heard after it: only `join` brings it back
         before = self._serves[row]
         self._models[row] = models
-        self._serves[row] = tuple(
+        offered = [
             (model, task, pin)
             for model in dict.fromkeys(models)
             for task in tasks
             for pin in ("", worker)
-        )
+        ]
+        self._offer(row, tuple(offered))
         self._lengths[row] = max_len
         self.slots[row] = slots
         self.state[row] = DRAINING if row in self._leaving else UP
@@ -289,6 +292,11 @@ class Fleet:
         alive = [names for row, names in enumerate(self._models) if self.state[row] != GONE]
         return list(dict.fromkeys(name for names in alive for name in names))
 
+    def tasks(self, model: str) -> list[str]:
+        """What the workers that came up do with this model."""
+        needed = self._servers.items()
+        return sorted({task for (name, task, _), rows in needed if name == model and rows})
+
     def describe(self) -> list[dict[str, Any]]:
         """One plain row a worker, for people and metrics."""
         return [
@@ -339,7 +347,17 @@ class Fleet:
     def _fall(self, row: int, state: int) -> None:
         self.state[row] = state
         self.kv_usage[row] = np.nan
-        self._refresh(self._serves[row])
+        before = self._serves[row]
+        if state == GONE:
+            self._offer(row, ())
+        self._refresh(before)
+
+    def _offer(self, row: int, needs: tuple[Needs, ...]) -> None:
+        for one in self._serves[row]:
+            self._servers[one].discard(row)
+        self._serves[row] = needs
+        for one in needs:
+            self._servers.setdefault(one, set()).add(row)
 
     def _begin(self, held: Reservation) -> None:
         self.work_us[held.row] -= held.work_us
@@ -380,23 +398,16 @@ class Fleet:
         self.version += 1
         self._may.clear()
         for needs in changed:
-            alive = [
-                self._lengths[other]
-                for other, served in enumerate(self._serves)
-                if needs in served and self.state[other] != GONE
-            ]
-            self._shortest[needs] = min(alive, default=0)
-            rows = np.array(
-                [
-                    other
-                    for other, served in enumerate(self._serves)
-                    if needs in served and self.state[other] == UP
-                ],
-                dtype=np.intp,
-            )
-            self._up[needs] = rows
-            self._free[needs] = self._sum_free(rows)
             self._epochs[needs] = self._epochs.get(needs, 0) + 1
+            servers = sorted(self._servers.get(needs, ()))
+            if not servers:  # of a worker that is gone nothing stays behind but its row
+                for known in (self._servers, self._shortest, self._up, self._free):
+                    known.pop(needs, None)
+                continue
+            self._shortest[needs] = min(self._lengths[row] for row in servers)
+            up = [row for row in servers if self.state[row] == UP]
+            rows = self._up[needs] = np.array(up, dtype=np.intp)
+            self._free[needs] = self._sum_free(rows)
 
     def _grow(self, size: int) -> None:
         if size <= len(self.state):

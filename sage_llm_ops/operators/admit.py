@@ -12,7 +12,11 @@ from sage_llm_ops.scheduler_ir.admission import (
     Drained,
     Refusal,
 )
+from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import Admitted, Arrive, Broken, ConfigSet, Job, Outcome, Timer
+
+MOST_TOKENS = 2**31 - 1
+"""Of one request, whatever its instances take: they may not have said yet, and tokens are summed."""
 
 
 class Admit(Operator):
@@ -41,6 +45,8 @@ class Admit(Operator):
         code, message = self._refusal(job)
         after = None
         waiting = len(plane.jobs) - len(plane.running)
+        if waiting < self._roomy or not waiting:
+            self._drained.pause()
         if waiting >= self._roomy and not code:
             refused = self._crowded(event, job, waiting)
             if refused is not None:
@@ -56,7 +62,7 @@ class Admit(Operator):
         plane.metrics.accepted += 1
         timeout = request.timeout_s
         if timeout is None:
-            timeout = self.options.default_timeout_s
+            timeout = self.options.default_timeout_s or None
         if timeout is not None:
             plane.timers.at(request.arrived + timeout, "deadline", request.id)
         return Admitted(event.seq, event.now, job)
@@ -82,8 +88,11 @@ class Admit(Operator):
             )
         if not plane.fleet.may_serve(job.needs):
             known = ", ".join(map(repr, plane.fleet.models())) or "none"
+            others = ", ".join(map(repr, plane.fleet.tasks(request.model)))
+            can = f", only {others}" if others and repr(request.task) not in others else ""
             return "no_instance", (
-                f"no instance does {request.task!r} with model {request.model!r}; models here: {known}"
+                f"no instance does {request.task!r} with model {request.model!r}{can}; "
+                f"models here: {known}"
             )
         if plane.quarantine.held:  # hardly ever: nothing is hashed before a request has killed
             first = plane.quarantine.first(request)
@@ -96,6 +105,11 @@ class Admit(Operator):
         shortest = plane.fleet.shortest(job.needs)
         least = 1 if request.estimated else request.n_prompt  # the server counts the rest
         wanted = least + (request.max_tokens if request.task == "generate" else 0)
+        if wanted > MOST_TOKENS:
+            return "invalid_request", (
+                f"prompt of {request.n_prompt} and max_tokens={request.max_tokens} tokens exceed the "
+                f"{MOST_TOKENS} that anybody may ask for; lower max_tokens"
+            )
         if shortest and wanted > shortest:
             prompt = "any prompt" if request.estimated else f"prompt of {request.n_prompt}"
             return "invalid_request", (
@@ -107,11 +121,18 @@ class Admit(Operator):
     def _crowded(self, event: Arrive, job: Job, waiting: int) -> Refusal | None:
         """It could be served; whether there is room for it."""
         plane, options, request = self.plane, self.options, job.request
-        ahead = Ahead(waiting, self._drained.per_s(event.now, plane.placements))
+        pace = self._drained.per_s(event.now, plane.placements)
+        ahead = Ahead(waiting, pace, plane.fleet.has_room(job.needs))
         service = 0.0
         if options.feasible and plane.fleet.traits.known[plane.fleet.serving(job.needs)].any():
             service = plane.outlook.service_s(request, 0)
         return plane.admission.check(request, event.now, ahead, service, options)
+
+    def check_integrity(self) -> None:
+        """Only who is inside counts against a quota."""
+        self.plane.admission.check_integrity()
+        if not self.plane.jobs and self.plane.admission.pending:
+            raise IntegrityError("nobody is inside, and quotas are taken")
 
     def failed(self, event: Any, error: Exception) -> Emitted:
         """A request that could not even be looked at ends by name, like any other."""

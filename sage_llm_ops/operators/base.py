@@ -95,7 +95,11 @@ def read_options(
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        wrong = next((name for name in given if str(error).endswith(f"`$.{name}`")), None)
+        said = str(error)  # a type that does not fit ends so, a rule of ours begins so
+        wrong = next(
+            (n for n in given if said.endswith(f"`$.{n}`") or said.startswith((f"{n}=", f"{n}:"))),
+            None,
+        )
         at = (lines or {}).get(wrong or "", line)
         value = given if wrong is None else given[wrong]
         raise ConfigError(

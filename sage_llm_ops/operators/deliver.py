@@ -34,7 +34,7 @@ class Deliver(Operator):
         if plane.jobs.get(identity) is job:
             del plane.jobs[identity]
             if plane.admission.pending:
-                plane.admission.ended(job.request)
+                plane.admission.ended(job.request, event.now)
             plane.timers.cancel("deadline", identity)
             plane.timers.cancel("cancel_ack", identity)
         elif event.code not in REFUSALS:

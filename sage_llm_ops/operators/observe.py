@@ -125,7 +125,7 @@ class Observe(Operator):
         self.plane.prefix.ended(event.node, event.now)
         if self._breakers:
             self._ended(event, held)
-        if fleet.traits.watched:
+        if fleet.traits.watched and event.finish_reason != "cancelled":
             job = self.plane.running.get(event.node)
             if job is not None and job.placed is not None:
                 fleet.traits.responded(held.row, (event.now - job.placed) * 1e3)
@@ -166,7 +166,7 @@ class Observe(Operator):
         fleet.join(event.worker, *models, role=event.role, price=event.price, place=event.place)
         row = fleet.rows[event.worker]
         self.plane.classes[row] = WorkerClass(
-            event.hardware, event.model, "", event.tensor_parallel
+            event.hardware, event.model, "", event.tensor_parallel, event.ranks
         )
         self._tell_ledger(event)
         return event
@@ -192,6 +192,7 @@ class Observe(Operator):
             self.plane.fleet.away(event.worker)
         else:
             self.plane.fleet.down(event.worker, gone=True)
+            self.plane.classes.pop(self.plane.fleet.rows[event.worker], None)
         self._forgive(event, self.plane.fleet.rows[event.worker], "it left")
         return event
 
@@ -205,8 +206,8 @@ class Observe(Operator):
     def load(self, event: Load) -> Emitted:
         row = self.plane.fleet.rows[event.worker]
         self.plane.fleet.kv_usage[row] = event.kv_usage
-        if event.steps:
-            kind = self.plane.classes[row]
+        kind = self.plane.classes.get(row)
+        if event.steps and kind is not None:
             steps = [(Step(*step[:4]), step[4]) for step in event.steps]
             self.plane.costs.learn(kind, steps)
             self._tell_speed(kind)

@@ -10,6 +10,7 @@ from sage_llm_ops.cost_model import prefill_ms
 from sage_llm_ops.operators.base import Emitted, Operator, read_options
 from sage_llm_ops.scheduler_ir import ROUTINGS
 from sage_llm_ops.scheduler_ir.narrowing import affordable, cheapest_in_time, for_kind
+from sage_llm_ops.scheduler_ir.pd_separation import OFF
 from sage_llm_ops.scheduler_ir.routing.base import Rows
 from sage_llm_ops.types.events import Broken, NoRoom, Offer, Placed
 from sage_llm_ops.types.ids import WorkerId
@@ -57,6 +58,7 @@ class Route(Operator):
             prefill, decode = (for_kind(fleet, rows, kind) for kind in kinds)
             if prefill.size and decode.size:
                 return self._apart(event, prefill, decode)
+            event.split_reason = "no pair of workers within its cost_budget has room"
         job.attempt += 1
         if event.pooled or event.thrifty:
             rows = self._narrow(event, rows)
@@ -95,6 +97,8 @@ class Route(Operator):
         if kind != "fused":
             reason = f"{kind}: {reason}; {why}"
             delivered += kind == "decode"
+        elif why and why != OFF.reason:
+            reason = f"{reason}; {why}"
         length = request.n_prompt + delivered
         node = PlanNode(
             plane.next_node(),

@@ -108,6 +108,8 @@ class Schedule(Operator):
         return self._next(event, [])
 
     def outcome(self, event: Outcome) -> Emitted:
+        if not event.code:
+            self.strategy.completed(event.job, event.now)
         self.strategy.finished(event.job, event.now)
         return self._next(event, [event])
 

@@ -39,7 +39,9 @@ class Graph:
             try:
                 made[op.id] = kind(plane, self._options(op), op.id)
             except ConfigError as error:
-                line = op.option_lines.get(error.key or "", op.line)
+                own = op.options.get("options")  # of the policy that it has: they stand in one line
+                nested = isinstance(own, dict) and error.key in own
+                line = op.option_lines.get("options" if nested else error.key or "", op.line)
                 error.at(file=self.spec.file, line=line, key=error.key)
                 raise
         return made

@@ -80,6 +80,11 @@ def joined(instance: ExecutionInstance) -> WorkerJoin:
         place=instance.location,
         hardware=instance.hardware,
         tensor_parallel=instance.tensor_parallel_size,
+        ranks=(
+            instance.pipeline_parallel_size,
+            instance.data_parallel_size,
+            instance.expert_parallel_size,
+        ),
     )
 
 

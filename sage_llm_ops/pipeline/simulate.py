@@ -433,10 +433,9 @@ def _workers(
     spec: PipelineSpec, instances: int | None, model: str | None, options: SimOptions | None
 ) -> Iterator[SimWorker]:
     chosen = options or SimOptions.parse({"visible_tokens": False, **spec.simulate})
-    known = list(spec.instances)
+    known = list(spec.instances) or [ExecutionInstance("sim0")]
     if instances is not None:
         known = [ExecutionInstance(f"sim{n}") for n in range(instances)]
-    known = known or [ExecutionInstance("sim0")]
     served = model or next((i.model_name for i in known if i.model_name), "sim")
     for instance in known:
         named = replace(instance, model_name=instance.model_name or served)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 
 from sage_llm_ops.types.errors import ConfigError
 from sage_llm_ops.types.parallelism import ParallelismConfig, ParallelismType
@@ -29,9 +29,9 @@ class ParallelismOptimizer:
             ("gpu_count", gpu_count),
             ("gpu_memory_gb", gpu_memory_gb),
         ):
-            if not value > 0:
-                raise ConfigError(f"{name}={value!r} must be above 0", key=name)
-        needed = ceil(model_size_gb / (gpu_memory_gb * ROOM))
+            if not 0 < value < inf:
+                raise ConfigError(f"{name}={value!r} must be above 0, and finite", key=name)
+        needed = max(1, ceil(model_size_gb / (gpu_memory_gb * ROOM)))
         if needed > gpu_count:
             raise ConfigError(
                 f"a model of {model_size_gb:g} GB needs {needed} GPUs of {gpu_memory_gb:g} GB "

@@ -21,6 +21,7 @@ from sage.runtime import BaseService
 
 from sage_llm_ops.config import ServiceConfig, load_services, service_of
 from sage_llm_ops.core import ControlPlaneManager
+from sage_llm_ops.core.defaults import NAMES
 from sage_llm_ops.service import answers, ledgers
 from sage_llm_ops.service.payload import read_payload
 from sage_llm_ops.service.reentry import refuse_call_service, refuse_further
@@ -142,7 +143,7 @@ class ControlPlaneVLLMService(BaseService):
 
     def _read(self, config: Any, service: str | None) -> ServiceConfig:
         if isinstance(config, (str, os.PathLike)):
-            found = load_services(config)
+            found = load_services(config, known=NAMES)
             names = [one.name for one in found.services]
             return found.service(service or (self.name if self.name in names else None))
         if service is not None:

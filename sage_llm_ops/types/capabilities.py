@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import msgspec
 
 from sage_llm_ops.types.requests import SamplingParams
@@ -9,6 +11,8 @@ from sage_llm_ops.types.requests import SamplingParams
 _DEFAULTS = msgspec.structs.asdict(SamplingParams())
 _EVERYWHERE = frozenset({"max_tokens", "skip_special_tokens"})
 """Honoured with every engine: the first by contract, the second where text is made, on our side."""
+STEP_SIZE = 7
+"""Coefficients of a step's time."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +44,13 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_blocks: int = 0
     block_size: int = 0
     max_num_batched_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        said = self.step_ms
+        if said is not None and (len(said) != STEP_SIZE or not all(map(isfinite, said))):
+            raise ValueError(
+                f"step_ms={said!r} must be {STEP_SIZE} finite numbers (cost_model/step.py), or None"
+            )
 
     @property
     def ignores(self) -> tuple[str, ...]:

@@ -122,6 +122,8 @@ class WorkerJoin(Event):
     """Where it stands, from the outside in: rack/host/socket."""
     hardware: str = ""
     tensor_parallel: int = 1
+    ranks: tuple[int, int, int] = (1, 1, 1)
+    """Pipeline, data and expert parallelism."""
 
 
 class Drain(Event):

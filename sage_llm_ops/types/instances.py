@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 from typing import Any
 
 from sage_llm_ops.types.errors import ConfigError, UnknownName
@@ -104,10 +105,10 @@ class ExecutionInstance:
                 f"instance {self.instance_id!r}: port={self.port} must be between 1 and 65535",
                 key="port",
             )
-        if self.price_per_hour is not None and not self.price_per_hour >= 0.0:
+        if self.price_per_hour is not None and not 0.0 <= self.price_per_hour < inf:
             raise ConfigError(
                 f"instance {self.instance_id!r}: price_per_hour={self.price_per_hour!r} "
-                "must be 0 or more",
+                "must be 0 or more, and finite",
                 key="price_per_hour",
             )
         if self.max_concurrency is not None and self.max_concurrency < 1:

@@ -34,6 +34,10 @@ class PerformanceMetrics:
     """What prefix reuse brought and could have brought, in total, by tenant and by worker (see
     `prefix_reuse/metrics.py`); None where nobody looks prefixes up."""
 
+    costs: list[dict[str, Any]] | None = None
+    """How well the cost model knows each class of workers: steps learnt, outliers, the median relative
+    error of its latest predictions (None before the first), coefficients."""
+
     @property
     def throughput(self) -> float | None:
         """The same as `requests_per_second`."""

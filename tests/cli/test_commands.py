@@ -97,9 +97,14 @@ def test_config_check_of_a_server(
         (
             "scheduling_options]\nlate_evry = 8",
             2,
-            "services.x.late_evry.*did you mean 'late_every'",
+            r"toml:6: `services.x.scheduling_options.late_evry`.*did you mean 'late_every'",
         ),
-        ("scheduling_options]\nlate_every = 1", 2, "late_every=1 must be at least 2"),
+        (
+            "scheduling_options]\nlate_every = 1",
+            2,
+            "toml:6: `services.x.scheduling_options.late_every`.*late_every=1 must be at least 2",
+        ),
+        ("scheduling_options]\nlate_every = 'x'", 2, "toml:6: `services.x.scheduling_options.late"),
         ("routing_options]\nfactor = 0.5", 2, "factor=0.5"),
         ("pd_options]\nthreshold = -1", 2, "threshold=-1 must be 0 or more"),
         ("admission]\ntenant_rat = 1.0", 2, "did you mean 'tenant_rate'"),

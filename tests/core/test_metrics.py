@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from sage_llm_ops import PerformanceMetrics
+from sage_llm_ops.cost_model import Step
 from sage_llm_ops.types.errors import RequestError
 from tests.core.fleets import held, request, simulated
 
@@ -112,3 +113,18 @@ async def test_rates_stay_where_they_were_when_it_stopped() -> None:
         await manager.stop()
         first, second = manager.get_metrics(), manager.get_metrics()
         assert first.requests_per_second == second.requests_per_second
+
+
+async def test_the_cost_model_reports_its_error() -> None:
+    """Regression: it knew how far off it was, and nobody could ask."""
+    async with simulated() as manager:
+        await manager.start()
+        (row,) = manager.get_metrics().costs or ()
+        assert row["class"].endswith("|sim|1")
+        assert (row["steps"], row["median_error"]) == (0, None)
+        plane = manager.control.pipeline.plane
+        (kind,) = set(plane.classes.values())
+        plane.costs.learn(kind, [(Step(decodes=4, context=400), 12.0)])
+        (row,) = manager.get_metrics().costs or ()
+        assert row["steps"] == 1
+        assert row["median_error"] > 0.0

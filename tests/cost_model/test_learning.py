@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,6 +13,8 @@ from sage_llm_ops.cost_model import CostBook, Step, WorkerClass, decode_ms, pair
 from sage_llm_ops.cost_model.priors import prior, table
 from sage_llm_ops.cost_model.rls import Learner
 from sage_llm_ops.cost_model.step import features, step_ms
+from sage_llm_ops.types.capabilities import Capabilities
+from sage_llm_ops.types.errors import ConfigError
 
 TRUE = np.array([16.5, 0.015, 0.01, 4.2e-7, 10.0, 0.05, 2.7e-5])
 KIND = WorkerClass("", "m", "sim")
@@ -87,6 +90,71 @@ def test_a_book_is_the_same_after_a_night_on_disk() -> None:
     assert book.coefficients(KIND).tolist() == again.coefficients(KIND).tolist()
 
 
+@pytest.mark.parametrize(
+    ("step", "ms"),
+    [
+        (Step(100, pairs_of(100), 4, 2000), float("inf")),
+        (Step(100, pairs_of(100), 4, 2000), float("nan")),
+        (Step(100, pairs_of(100), 4, 2000), -1.0),
+        (Step(-5, 25, 0, 0), 20.0),
+        (Step(10**30, 10**60, 1, 1), 20.0),
+        (Step(5, float("nan"), 0, 0), 20.0),  # type: ignore[arg-type]
+        (Step(), 20.0),
+    ],
+)
+def test_what_no_step_can_be_teaches_nothing(step: Step, ms: float) -> None:
+    """Regression: one such step could make every coefficient nan, or no number at all, for ever."""
+    learner = Learner(TRUE)
+    before = learner.state()
+    learner.learn(features(step), ms)
+    assert learner.state() == before
+
+
+@pytest.mark.parametrize("said", [(1.0,) * 6, (1.0,) * 8, (1.0,) * 6 + (float("nan"),)])
+def test_an_engine_cannot_say_of_its_speed_what_is_none(said: tuple[float, ...]) -> None:
+    """Regression: it came up, and whatever it was given ended as a defect of ours."""
+    with pytest.raises(ValueError, match="must be 7 finite numbers"):
+        Capabilities(step_ms=said)
+    sent = msgspec.msgpack.encode({"step_ms": said})
+    with pytest.raises(msgspec.ValidationError, match="must be 7 finite numbers"):
+        msgspec.msgpack.decode(sent, type=Capabilities)
+
+
+def test_workers_of_another_parallelism_are_another_class() -> None:
+    book = CostBook()
+    one = WorkerClass("h200", "meta-llama/Llama-3-8B", "vllm")
+    staged = one._replace(ranks=(2, 1, 1))
+    book.open(one)
+    book.open(staged)
+    assert book.coefficients(one) is not None
+    assert book.coefficients(staged) is None, "the tables know of no stages"
+    book.learn(staged, steps(50))
+    assert [row["steps"] for row in book.report()] == [0, 50]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"w": [1.0] * 6}, "w must be"),
+        ({"w": [float("nan")] * 7}, "w must be"),
+        ({"p": [[1.0]]}, "length >= 7"),
+        ({"p": [[1.0] * 7] * 6}, "p must be"),
+        ({"errors": "abc"}, "errors"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_what_was_never_a_state_is_refused(change: dict[str, object], words: str) -> None:
+    """Regression: it was taken for one, and every coefficient was nan, or an error came much later."""
+    book = CostBook()
+    book.learn(KIND, steps(20))
+    state = book.state()
+    state[str(KIND)] |= change
+    with pytest.raises(ConfigError, match=words):
+        CostBook.from_state(state)
+    with pytest.raises(ConfigError, match="no state"):
+        CostBook.from_state({"x": {}})
+
+
 def test_nothing_is_known_of_a_class_that_nobody_measured() -> None:
     book = CostBook()
     book.open(KIND)
@@ -94,6 +162,25 @@ def test_nothing_is_known_of_a_class_that_nobody_measured() -> None:
     book.open(WorkerClass("h200", "meta-llama/Llama-3-8B", "vllm"))
     assert book.coefficients(WorkerClass("h200", "meta-llama/Llama-3-8B", "vllm")) is not None
     assert prior("", "llama-3-8b", 1) is prior("h200", "nobody", 1) is None
+
+
+@pytest.mark.parametrize(
+    ("hardware", "model", "width"),
+    [
+        ("h200", "meta-llama/Meta-Llama-3-8B-Instruct", 1),
+        ("H200", "meta-llama/Llama-2-7b-chat-hf", 2),
+        ("a100-80gb", "meta-llama/Llama-2-70b-chat-hf", 4),
+        ("h100-80gb-pcap", "meta-llama/Llama-2-70b-hf", 2),
+        ("a100-80gb", "bigscience/bloom", 8),
+        ("a100-80gb", "facebook/opt-13b", 1),
+        ("h200", "Qwen/Qwen2.5-7B-Instruct", 1),
+    ],
+)
+def test_priors_are_found_by_the_names_that_models_have(
+    hardware: str, model: str, width: int
+) -> None:
+    """Regression: the Splitwise table's own names were nobody's, and Llama 3's lacked its prefix."""
+    assert prior(hardware, model, width) is not None
 
 
 def test_every_prior_is_sane_and_names_its_source() -> None:

@@ -197,3 +197,30 @@ def test_any_history(history: list[tuple[str, int, int]]) -> None:
         assert fleet.has_room(NEEDS) == bool(fleet.with_room(NEEDS).size)
         if fleet.has_room(NEEDS) and not room:
             assert fleet.epoch(NEEDS) > before, "room appeared and nobody who waits would know"
+
+
+def test_of_workers_that_left_nothing_is_looked_at() -> None:
+    """Regression: each event of the membership looked at everybody who had ever been there."""
+    fleet = Fleet()
+    needs = ("m", "generate", "")
+    for number in range(300):
+        worker = WorkerId(f"w{number}")
+        fleet.join(worker, "m")
+        fleet.up(worker, ("m",), 2, 4096, ("generate",))
+        if number >= 4:
+            fleet.down(WorkerId(f"w{number - 4}"), gone=True)
+        fleet.check_integrity()
+    assert fleet.serving(needs).tolist() == [296, 297, 298, 299]
+    for known in (fleet._servers, fleet._up, fleet._free, fleet._shortest):
+        assert len(known) == 5, "the model, and the four that may be pinned"
+    assert fleet.may_serve(needs)
+    assert not fleet.may_serve(("m", "generate", "w0"))
+    for number in range(296, 300):
+        fleet.down(WorkerId(f"w{number}"), gone=True)
+    assert not fleet.may_serve(needs)
+    assert fleet.serving(needs).size == 0
+    assert fleet.shortest(needs) is None
+    before = fleet.epoch(needs)
+    fleet.join(WorkerId("w0"), "m")
+    fleet.up(WorkerId("w0"), ("m",), 2, 4096, ("generate",))
+    assert fleet.epoch(needs) > before, "who was parked before must look again"

@@ -19,7 +19,7 @@ from sage_llm_ops.types.requests import Request, SamplingParams
     ("fields", "code", "said"),
     [
         ({"model": "nope"}, "no_instance", ["'nope'", "models here: 'm'"]),
-        ({"task": "embed"}, "no_instance", ["'embed'"]),
+        ({"task": "embed"}, "no_instance", ["'embed'", "only 'generate'"]),
         ({"pin": "w9"}, "no_instance", []),
         ({"n_prompt": 4090, "max_tokens": 8}, "invalid_request", ["4090", "4096", "shorten"]),
         ({"estimated": True, "max_tokens": 4096}, "invalid_request", ["any prompt", "4096"]),
@@ -36,6 +36,19 @@ def test_refusals_name_value_and_limit(
     for word in said:
         assert word in end.message
     graph.check_empty()
+
+
+@pytest.mark.parametrize("tokens", [2**31 - 1, 2**63, 10**30])
+def test_more_tokens_than_can_be_counted(make: Callable[..., Harness], tokens: int) -> None:
+    """Regression: where no instance had said how long a sequence it takes, they went into the sums."""
+    graph = make()
+    graph.join("w0")
+    assert not graph.arrive("a", max_tokens=tokens, n_prompt=1)
+    assert graph.refused[0].code == "invalid_request"
+    assert f"max_tokens={tokens}" in graph.refused[0].message
+    graph.up("w0", max_model_len=0)
+    assert not graph.arrive("b", max_tokens=tokens, n_prompt=1)
+    assert graph.arrive("c", max_tokens=2**31 - 2, n_prompt=1)
 
 
 def test_an_estimate_refuses_nobody(graph: Harness) -> None:
@@ -75,6 +88,27 @@ def test_the_default_timeout_is_live(graph: Harness) -> None:
     graph.arrive("a")
     graph.advance(2.0)
     assert graph.codes("a") == ["deadline_expired"]
+
+
+def test_no_default_timeout_is_written_as_0_too(graph: Harness) -> None:
+    graph.configure("admit", "default_timeout_s", 0.0)
+    graph.arrive("blocks")
+    graph.arrive("a")
+    graph.advance(1000.0)
+    assert graph.codes("a") == []
+
+
+def test_a_burst_after_an_idle_hour_is_not_refused_for_its_pace(graph: Harness) -> None:
+    """Regression: with `feasible`, requests that had come one in ten seconds told the door that no
+    more than that could be served."""
+    graph.configure("admit", "feasible", True)
+    for n in range(20):
+        graph.arrive(f"calm{n}")
+        graph.advance(0.1)
+        graph.done(graph.node_of(f"calm{n}"))
+        graph.advance(10.0)
+    for n in range(8):
+        assert graph.arrive(f"burst{n}", slo_ms=5_000.0), graph.refused[-1].message
 
 
 def test_requests_wait_for_a_worker_that_is_registered_but_not_up(

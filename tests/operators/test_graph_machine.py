@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -15,7 +16,8 @@ from hypothesis.stateful import (
 from sage_llm_ops.core.defaults import serving
 from sage_llm_ops.scheduler_ir import ROUTINGS, STRATEGIES
 from sage_llm_ops.testing.harness import MODEL, Harness
-from sage_llm_ops.types.ids import NodeId
+from sage_llm_ops.types.events import Load
+from sage_llm_ops.types.ids import NodeId, WorkerId
 
 WORKERS = ("w0", "w1", "w2")
 MODELS = (MODEL, "other")
@@ -83,6 +85,9 @@ class GraphMachine(RuleBasedStateMachine):
         pin=st.sampled_from(["", "", "", *WORKERS]),
         greedy=st.booleans(),
         n_prompt=st.integers(1, 6),
+        slo_ms=st.sampled_from([None, None, 1.0, 400.0, 20_000.0]),
+        tenant=st.sampled_from(["", "a", "b"]),
+        budget=st.sampled_from([None, None, None, 1e-9, 1e9]),
     )
     def arrive(
         self,
@@ -93,6 +98,9 @@ class GraphMachine(RuleBasedStateMachine):
         pin: str,
         greedy: bool,
         n_prompt: int,
+        slo_ms: float | None,
+        tenant: str,
+        budget: float | None,
     ) -> None:
         for _ in range(n):
             self.count += 1
@@ -103,6 +111,9 @@ class GraphMachine(RuleBasedStateMachine):
                 model=model,
                 pin=pin,
                 n_prompt=n_prompt,
+                slo_ms=slo_ms,
+                tenant=tenant,
+                cost_budget=budget,
                 temperature=0.0 if greedy else 1.0,
             )
 
@@ -200,6 +211,39 @@ class GraphMachine(RuleBasedStateMachine):
     def configure(self, attempts: int, pending: int) -> None:
         self.graph.configure("recover", "max_attempts", attempts)
         self.graph.configure("admit", "max_pending", pending)
+
+    @rule(
+        quota=st.sampled_from([0, 0, 2]),
+        rate=st.sampled_from([0.0, 0.0, 0.5]),
+        throttle=st.sampled_from([0.0, 0.0, 1.5]),
+        feasible=st.booleans(),
+        timeout=st.sampled_from([None, 0.0, 30.0]),
+    )
+    def configure_door(
+        self, quota: int, rate: float, throttle: float, feasible: bool, timeout: float | None
+    ) -> None:
+        """Every limit there is, on and off."""
+        for option, value in (
+            ("tenant_pending", quota),
+            ("tenant_rate", rate),
+            ("throttle", throttle),
+            ("feasible", feasible),
+            ("default_timeout_s", timeout),
+        ):
+            self.graph.configure("admit", option, value)
+
+    @rule(
+        worker=st.sampled_from(WORKERS),
+        step=st.tuples(*[st.sampled_from([0, 1, 700, -3, 2**62])] * 4),
+        ms=st.sampled_from([0.0, 1e-9, 5.0, 1e9, float("inf"), float("nan")]),
+    )
+    def says_how_fast(self, worker: str, step: tuple[int, int, int, int], ms: float) -> None:
+        """Steps as they are, and as they cannot be."""
+        if worker in self.state:
+            said = ((*step, ms),) * 20
+            event = Load(worker=WorkerId(worker), running=0, waiting=0, kv_usage=0.0, steps=said)
+            self.graph.step(event)
+            assert np.isfinite(self.graph.plane.fleet.traits.ms).all()
 
     @rule(failures=st.integers(0, 3), open_s=st.sampled_from([0.1, 2.0]))
     def configure_breakers(self, failures: int, open_s: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sage_llm_ops.testing.harness import Harness
 from sage_llm_ops.types.events import Load, WorkerJoin, WorkerUp
 from sage_llm_ops.types.ids import WorkerId
@@ -61,3 +63,15 @@ def test_where_a_worker_stands_is_what_it_says_unless_the_configuration_does(
     fleet = graph.plane.fleet
     assert fleet.traits.place[fleet.rows[WorkerId("told")]] == ("h1", "numa0")
     assert fleet.traits.place[fleet.rows[WorkerId("set")]] == ("rack1", "h7")
+
+
+def test_who_hangs_up_makes_no_worker_look_quick(make: Callable[..., Harness]) -> None:
+    graph = make(routing_strategy="least_response_time")
+    graph.add("w0")
+    graph.arrive("waits")
+    graph.advance(2.0)
+    graph.done(graph.node_of("waits"))
+    graph.arrive("leaves")
+    graph.cancel("leaves")
+    graph.acknowledge(graph.node_of("leaves"))
+    assert graph.plane.fleet.traits.response_ms[0] == 2000.0

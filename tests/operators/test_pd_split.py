@@ -12,6 +12,8 @@ from sage_llm_ops.operators.pd_split import PDSplit, PDSplitOptions
 from sage_llm_ops.pipeline.graph import check
 from sage_llm_ops.testing.harness import Harness
 from sage_llm_ops.types.errors import ConfigError, UnknownName
+from sage_llm_ops.types.events import WorkerJoin
+from sage_llm_ops.types.ids import WorkerId
 
 SPLIT = {"pd_policy": "always", "pd_options": {"threshold": 0, "link_latency_ms": 500.0}}
 
@@ -115,3 +117,30 @@ def test_the_whole_fleet_works(make: Callable[..., Harness]) -> None:
         graph.advance(1.0)
     assert graph.plane.fleet.assigned[:8].tolist() == [4] * 8
     graph.check_empty()
+
+
+def reasons(graph: Harness) -> list[str]:
+    return [entry.reason for entry in graph.ledger.entries() if entry.kind == "place"]
+
+
+def test_every_placement_says_why_it_is_whole(make: Callable[..., Harness]) -> None:
+    """Regression: the reason was made and never written down."""
+    graph = make(pd_policy="adaptive")
+    graph.add("w0")
+    graph.arrive("a")
+    assert reasons(graph) == ["least loaded; no_split_pool"]
+    off = make()
+    off.add("w0")
+    off.arrive("a")
+    assert reasons(off) == ["least loaded"]
+
+
+def test_a_budget_that_no_pair_is_within(make: Callable[..., Harness]) -> None:
+    graph = make(**SPLIT)
+    for name, role, price in (("p0", "prefilling", 0.0), ("d0", "decoding", 1e9)):
+        event = WorkerJoin(worker=WorkerId(name), model="m", role=role, price=price)
+        graph.step(event)
+        graph.up(name, slots=2, kinds=("fused", "prefill", "decode"))
+    graph.arrive("a", cost_budget=1.0)
+    assert graph.worker_of("a") == "p0"
+    assert reasons(graph) == ["least loaded; no pair of workers within its cost_budget has room"]

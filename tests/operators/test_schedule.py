@@ -55,6 +55,33 @@ def test_one_model_without_room_does_not_hold_up_another(graph: Harness) -> None
     assert graph.worker_of("b") == "other"
 
 
+@pytest.mark.parametrize("policy", ["slo_aware", "cost_optimized", "fair", "hybrid", "adaptive"])
+def test_only_what_completed_teaches_how_long_requests_take(
+    make: Callable[..., Harness], policy: str
+) -> None:
+    """Regression: callers that hang up, and requests that failed or expired on their second attempt,
+    once counted as quick or slow answers, and every estimate followed them."""
+    graph = make(scheduling_policy=policy)
+    graph.add("w0", slots=1)
+    outlook = graph.plane.outlook
+    for n in range(5):
+        graph.arrive(f"leaves{n}")
+        graph.cancel(f"leaves{n}")
+        graph.acknowledge(graph.node_of(f"leaves{n}"), 1)
+    graph.arrive("fails")
+    graph.fail(graph.node_of("fails"), "invalid_request")
+    graph.arrive("again", timeout_s=50.0)
+    graph.down("w0")
+    graph.advance(50.0)
+    assert graph.codes("again") == ["deadline_expired"]
+    assert outlook.stretch == 1.0
+    graph.up("w0", slots=1)
+    graph.arrive("completes")
+    graph.advance(100.0)
+    graph.done(graph.node_of("completes"))
+    assert outlook.stretch > 1.0
+
+
 @pytest.mark.parametrize(("act", "code"), [("cancel", "cancelled"), ("wait", "deadline_expired")])
 def test_a_waiting_request_is_ended_here(graph: Harness, act: str, code: str) -> None:
     graph.arrive("blocks")

@@ -90,6 +90,24 @@ REFUSED = [
         [FILE, "62", "'fifi'", "did you mean 'fifo'", "priority"],
     ),
     (
+        put(
+            SCHEDULE,
+            options={"strategy": "fair", "options": {"late_evry": 3}},
+            option_lines={"strategy": 62, "options": 63},
+        ),
+        UnknownName,
+        [FILE, "63", "'late_evry'", "'late_every'"],
+    ),
+    (
+        put(
+            ROUTE,
+            options={"strategy": "bounded_hash", "options": {"factor": 0.1}},
+            option_lines={"strategy": 92, "options": 93},
+        ),
+        ConfigError,
+        [FILE, "93", "`factor`", "factor=0.1 must be at least 1"],
+    ),
+    (
         put(ROUTE, options={"strategy": "load_balance"}, option_lines={"strategy": 92}),
         UnknownName,
         [FILE, "92", "'load_balance'", "'load_balanced'"],

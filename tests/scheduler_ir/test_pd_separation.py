@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sage_llm_ops.fleet import Fleet
 from sage_llm_ops.scheduler_ir import SPLITTERS, SeparatorOptions, Split
@@ -112,3 +114,66 @@ def test_adaptive_breaks_even_in_milliseconds() -> None:
 def test_options_are_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SeparatorOptions(**wrong)
+
+
+@given(
+    n_prompt=st.integers(800, 60_000),
+    load=st.lists(st.integers(0, 15), min_size=3, max_size=3),
+    queued=st.lists(st.integers(0, 10_000_000), min_size=3, max_size=3),
+    gb_per_s=st.floats(1e-3, 1e6),
+    held=st.integers(0, 60_000),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_faster_link_never_ends_a_split(
+    n_prompt: int, load: list[int], queued: list[int], gb_per_s: float, held: int
+) -> None:
+    fleet, node = fleet_of(*POOLS), 0
+    for row, (count, work) in enumerate(zip(load, queued, strict=True)):
+        for _ in range(count):
+            node += 1
+            fleet.reserve(NodeId(node), row, 500, work)
+    one = offer(n_prompt)
+    one.hits = {WorkerId("w1"): min(held, n_prompt)}
+    slow = split("adaptive", fleet, one, link_gb_per_s=gb_per_s)
+    fast = split("adaptive", fleet, one, link_gb_per_s=2.0 * gb_per_s)
+    assert len(slow.kinds) <= len(fast.kinds)
+    assert slow.transfer_ms >= fast.transfer_ms or len(slow.kinds) < len(fast.kinds)
+
+
+@given(
+    workers=st.lists(
+        st.tuples(
+            st.sampled_from(["general", "prefilling", "decoding"]), st.booleans(), st.integers(0, 2)
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    policy=st.sampled_from(sorted(SPLITTERS)),
+    n_prompt=st.integers(1, 5000),
+    max_tokens=st.integers(1, 50),
+)
+@settings(max_examples=120, deadline=None)
+def test_nothing_is_split_that_cannot_be(
+    workers: list[tuple[str, bool, int]], policy: str, n_prompt: int, max_tokens: int
+) -> None:
+    fleet = fleet_of(*(role for role, _, _ in workers), slots=2)
+    able, node = set(), 0
+    for row, (role, splits, busy) in enumerate(workers):
+        fleet.traits.splits[row] = splits
+        for _ in range(busy):
+            node += 1
+            fleet.reserve(NodeId(node), row, 10)
+        if splits and busy < 2:
+            able.add(role)
+    one = offer(n_prompt, max_tokens)
+    if not fleet.with_room(one.job.needs).size:
+        return  # Route says so; nobody asks
+    found = split(policy, fleet, one)
+    assert found.reason
+    if found.kinds == ("prefill", "decode"):
+        assert {"prefilling", "decoding"} <= able
+        assert n_prompt >= 800
+        assert max_tokens >= 2
+        assert policy != "never"
+    else:
+        assert (found.kinds, found.transfer_ms) == (("fused",), 0.0)

@@ -223,6 +223,16 @@ def test_least_response_time_does_not_judge_by_one_answer() -> None:
     assert all(18 <= spread[row] <= 22 for row in range(3)), spread
 
 
+def test_who_was_slow_for_a_while_is_tried_again() -> None:
+    """Regression: slow answers, a cold start, and an idle worker got nothing ever after."""
+    fleet = fleet_of(4, 4)
+    for _ in range(400):
+        fleet.traits.responded(0, 100.0)
+        fleet.traits.responded(1, 10_000.0)
+    counts = Counter(burst("least_response_time", fleet, 2000, release=True))
+    assert 1 <= counts[1] <= 4
+
+
 def test_power_of_two_draws_by_the_request() -> None:
     one = burst("power_of_two", fleet_of(9, 9, 9, 9), 20)
     assert one == burst("power_of_two", fleet_of(9, 9, 9, 9), 20)
@@ -257,7 +267,7 @@ class TestPredictedLatency:
         fleet = self.fleet(8, 8)
         fleet.reserve(NodeId(1), 0, 100, 50_000)
         assert self.choose(fleet, n_prompt=16_000, hits=hits).row == 0
-        for node in range(2, 6):
+        for node in range(2, 8):
             fleet.reserve(NodeId(node), 0, 100, 500_000)
         assert self.choose(fleet, n_prompt=16_000, hits=hits).row == 1
 

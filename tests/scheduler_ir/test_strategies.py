@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -166,6 +167,61 @@ def test_what_was_set_apart_is_served_too() -> None:
     assert served == [3, 4, 5, 0, 6, 7, 8, 1, 9, 10, 11, 2]
 
 
+class Moving:
+    """An outlook whose estimates change from one question to the next."""
+
+    def __init__(self, estimates: list[float]) -> None:
+        self._estimates = itertools.cycle(estimates)
+        self.taken: list[float] = []
+
+    def service_s(self, request: Request, delivered: int, *, cheapest: bool = False) -> float:
+        return next(self._estimates)
+
+    def took(self, request: Request, seconds: float) -> None:
+        self.taken.append(seconds)
+
+
+@pytest.mark.parametrize("name", ["slo_aware", "cost_optimized", "fair", "adaptive"])
+@given(
+    estimates=st.lists(st.floats(0.0, 40.0), min_size=1, max_size=9),
+    slos=st.lists(st.integers(1, 30), min_size=30, max_size=60),
+    every=st.integers(2, 5),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_bound_of_those_set_apart_holds_however_estimates_move(
+    name: str, estimates: list[float], slos: list[int], every: int
+) -> None:
+    """Regression: a placement was judged anew, by another estimate than the one it was picked by: in
+    overload those that were set apart never got their turn, or got all of them."""
+    kind = STRATEGIES[name]
+    more: dict[str, Any] = {"busy": (1, 1), "dwell_s": 0.0} if name == "adaptive" else {}
+    if more:
+        more |= {"pressure": (0.0, 0.0), "overload": (9.0, 9.0)}
+    strategy = kind(kind.Options(late_every=every, **more), Moving(estimates))
+    for seq, slo in enumerate(slos):
+        strategy.push(job(seq, slo_ms=slo * 1e3), 0.0)
+    now, passed_over, before = 0.0, 0, every
+    while (found := strategy.offer(now := now + 1.0, never)) is not None:
+        apart = _apart(strategy)
+        others = len(strategy) - len(apart)
+        strategy.placed(found.request.id, now)
+        if found.request.id in apart:
+            assert not others or before >= every - 1, "no more than one in so many"
+            passed_over = before = 0
+        else:
+            passed_over += bool(apart)
+            before += 1
+            assert passed_over < every, "one in so many, for certain"
+
+
+def _apart(strategy: Any) -> set[str]:
+    """Ids of those that were set apart."""
+    if strategy.name == "fair":
+        lines = [line for found in strategy._lines.values() for line in found.values()]
+        return {entry.identity for line in lines for late, entry in line.live() if late}
+    return {entry[2] for entry in strategy._late.live()}
+
+
 # -- wspt ---------------------------------------------------------------------------------------
 
 
@@ -287,6 +343,70 @@ def test_fair_forgets_tenants_who_are_gone() -> None:
     assert len(strategy._active) < 3_000
 
 
+def test_fair_lifts_over_whoever_waits_for_workers_that_are_away() -> None:
+    """Regression: one request for a model without a worker kept the lowest counter where it was, and
+    every new tenant of the other models was served before those who had been there."""
+    strategy = STRATEGIES["fair"]()
+    strategy.push(job(0, tenant="stuck", model="away", n_prompt=10), 0.0)
+
+    def away(needs: Needs) -> bool:
+        return needs[0] == "away"
+
+    def serve() -> str:
+        found = strategy.offer(0.0, away)
+        strategy.placed(found.request.id)
+        return found.request.tenant
+
+    for seq in range(1, 101):
+        strategy.push(job(seq, tenant="regular", n_prompt=10), 0.0)
+        if seq > 20:
+            serve()
+    for seq in range(101, 121):
+        strategy.push(job(seq, tenant="new", n_prompt=10), 0.0)
+    served = [serve() for _ in range(20)]
+    assert 9 <= served.count("new") <= 11
+    back = strategy.offer(0.0, never)
+    assert back.request.tenant == "stuck", "who waited all the time was served least"
+
+
+@pytest.mark.parametrize("model", ["m", "away"])
+def test_fair_forgets_tenants_while_somebody_waits_in_vain(model: str) -> None:
+    """Regression: heaps, lines and counters of all who ever came stayed behind the one that waits; each
+    new one looked at all of them."""
+    strategy = STRATEGIES["fair"]()
+    strategy.push(job(0, tenant="stuck", model="away"), 0.0)
+
+    def away(needs: Needs) -> bool:
+        return needs[0] == "away"
+
+    looks = 0
+    forget = strategy._forget
+
+    def counted(base: float, present: str) -> None:
+        nonlocal looks
+        looks += len(strategy.counters)
+        forget(base, present)
+
+    strategy._forget = counted
+    for seq in range(1, 200_001):
+        one = job(seq, tenant=f"t{seq}", model=model, n_prompt=1 + seq % 50)
+        strategy.push(one, 0.0)
+        found = strategy.offer(0.0, away)
+        if model == "away":
+            assert found is None
+            strategy.remove(one.request.id)
+        else:
+            strategy.placed(one.request.id)
+            one.delivered = seq % 9
+        strategy.finished(one, 0.0)
+    strategy.check_integrity()
+    assert looks < 3 * 200_000
+    assert len(strategy.counters) < 140_000
+    assert len(strategy._active) < 200
+    assert sum(map(len, strategy._heads.values())) < 200
+    assert sum(map(len, strategy._lines.values())) == 1
+
+
 # -- aegaeon, hybrid ----------------------------------------------------------------------------
 
 
@@ -297,6 +417,37 @@ def test_aegaeon_groups_a_model_and_lets_the_others_in() -> None:
         strategy.push(job(seq, model="xyz"[seq % 3]), 0.0)
     order = drain(strategy)
     assert order == [0, 3, 6, 1, 4, 7, 2, 5, 8, 9, 10, 11]
+
+
+@given(
+    arrivals=st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 3)), max_size=60),
+    group=st.integers(1, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_aegaeon_bounds_how_many_later_ones_overtake(
+    arrivals: list[tuple[str, int]], group: int
+) -> None:
+    kind = STRATEGIES["aegaeon"]
+    strategy = kind(kind.Options(group_size=group))
+    overtaken: dict[int, int] = {}
+
+    def serve() -> bool:
+        found = strategy.offer(0.0, never)
+        if found is None:
+            return False
+        strategy.placed(found.request.id)
+        del overtaken[found.seq]
+        overtaken.update((older, n + (older < found.seq)) for older, n in overtaken.items())
+        assert max(overtaken.values(), default=0) <= 2 * (group - 1)
+        return True
+
+    for seq, (model, served) in enumerate(arrivals):
+        strategy.push(job(seq, model=model), 0.0)
+        overtaken[seq] = 0
+        for _ in range(served):
+            serve()
+    while serve():
+        pass
 
 
 def test_hybrid_lets_neither_task_wait_for_the_other() -> None:
@@ -351,6 +502,52 @@ def test_adaptive_serves_objectives_under_pressure() -> None:
     assert strategy.offer(7.0, never).seq == 30, "the first that can still make it"
 
 
+@given(
+    history=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.booleans()), max_size=150),
+    dwell=st.sampled_from([0.0, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_adaptive_is_by_priority_always(history: list[tuple[int, int, bool]], dwell: float) -> None:
+    """Regression: during a switch, and for those set apart, a LOW one could go before a CRITICAL one."""
+    kind = STRATEGIES["adaptive"]
+    strategy = kind(kind.Options(busy=(3, 0), dwell_s=dwell, late_every=2))
+    now, modes = 0.0, set()
+    for seq, (verb, priority, slow) in enumerate(history):
+        now += 0.4
+        for n in range(4 if verb < 3 else 0):
+            slo = (None, 300.0, 50_000.0)[(seq + n) % 3]
+            out = 900 if slow and n else 3
+            one = job(4 * seq + n, priority=(priority + n) % 5, max_tokens=out, slo_ms=slo)
+            one.request.arrived = now
+            strategy.push(one, now)
+        order = [one.request.priority for one in strategy]
+        assert order == sorted(order)
+        if verb >= 2 and len(strategy):
+            most = min(one.request.priority for one in strategy)
+            found = strategy.offer(now, never)
+            assert found.request.priority == most
+            if verb == 4:
+                strategy.remove(found.request.id, now)
+            else:
+                strategy.placed(found.request.id, now)
+                found.placed, found.attempt = now, 1
+                strategy.completed(found, now)
+            strategy.finished(found, now)
+        modes.add(strategy.mode)
+        strategy.check_integrity()
+
+
+def test_who_waits_in_vain_misses_its_objective_too() -> None:
+    """Regression: where requests time out in the queue nothing was ever counted as missed."""
+    strategy = STRATEGIES["adaptive"]()
+    for seq in range(40):
+        strategy.push(job(seq, slo_ms=500.0), 0.0)
+    for seq in range(20):
+        strategy.finished(strategy.remove(RequestId(f"r{seq}"), 1.0), 1.0)
+    strategy.push(job(99, slo_ms=500.0), 2.0)
+    assert strategy.mode != "fifo"
+
+
 @pytest.mark.parametrize("name", ["priority", "adaptive"])
 def test_ten_low_then_ten_critical(name: str) -> None:
     """Regression: priority without effect because the batch was cut before ordering."""
@@ -374,6 +571,13 @@ def test_a_switch_or_a_rekey_never_costs_much(name: str) -> None:
 def test_options_are_checked() -> None:
     for name, wrong in [
         ("wspt", {"stretch": -1.0}),
+        ("wspt", {"stretch": math.inf}),
+        ("fair", {"weights": {"a": math.inf}}),
+        ("fair", {"input_weight": math.inf}),
+        ("hybrid", {"output_weight": -1.0}),
+        ("hybrid", {"weights": {"embed": math.nan}}),
+        ("adaptive", {"dwell_s": math.nan}),
+        ("adaptive", {"stretch": math.inf}),
         ("slo_aware", {"late_every": 1}),
         ("fair", {"weights": {"a": 0.0}}),
         ("hybrid", {"weights": {"chat": 1.0}}),

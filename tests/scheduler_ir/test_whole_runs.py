@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,3 +110,37 @@ def test_a_cost_budget_holds_whatever_the_order() -> None:
     assert {code for code, _ in ends} == {"", "over_budget"}
     mixed = list(budgeted([0.0, None, 0.0, None]).values())
     assert sorted(code for code, _ in mixed) == ["", "", "over_budget", "over_budget"]
+
+
+def everything() -> list[str]:
+    """Digests of runs in which every order, every routing and every split takes part."""
+    names = zip(
+        itertools.cycle(sorted(STRATEGIES)),
+        sorted(ROUTINGS),
+        itertools.cycle(sorted(SPLITTERS)),
+        strict=False,
+    )
+    return [run(*chosen, seed=4, rate=20.0).digest for chosen in names]
+
+
+def test_the_same_under_any_hash_seed() -> None:
+    code = "from tests.scheduler_ir.test_whole_runs import everything; print(everything())"
+    root = str(Path(__file__).resolve().parents[2])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": root},
+        )
+        for seed in ("1", "4242")
+    ]
+    found = [process.communicate(timeout=300)[0].strip() for process in processes]
+    assert found == [str(everything())] * 2
+
+
+def test_a_fleet_of_nobody_serves_nobody() -> None:
+    """Regression: asked to simulate no instance it simulated one."""
+    arrivals = [(row.at, to_request(row, n, "sim")) for n, row in enumerate(generate_trace(5))]
+    report = simulate(serving(), arrivals, instances=0, options=OPTIONS)
+    assert report.ends == {"no_instance": 5}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 from typing import Any, ClassVar
 
 import msgspec
 
 from sage_llm_ops.scheduler_ir.strategies.base import Blocked, Strategy
-from sage_llm_ops.scheduler_ir.strategies.lane import Key, Lane
-from sage_llm_ops.scheduler_ir.strategies.wspt import weight_of
+from sage_llm_ops.scheduler_ir.strategies.lane import Entry, Key, Lane
+from sage_llm_ops.scheduler_ir.strategies.wspt import WEIGHTS, check_stretch, nearest, weight_of
 from sage_llm_ops.types.events import Job
 from sage_llm_ops.types.ids import RequestId
 from sage_llm_ops.types.protocols import Outlook
@@ -40,23 +40,27 @@ class AdaptiveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             begin, end = getattr(self, name)
             if not begin >= end >= 0:
                 raise ValueError(f"{name}={(begin, end)!r}: a mode must end at or below its begin")
-        if self.late_every < 2 or not self.patience_s > 0.0 or not self.stretch >= 0.0:
+        if self.late_every < 2 or not self.patience_s > 0.0:
             raise ValueError(
                 f"late_every={self.late_every} must be at least 2, patience_s={self.patience_s!r} "
-                f"above 0, stretch={self.stretch!r} 0 or more"
+                "above 0"
             )
+        check_stretch(self.stretch)
+        if not 0.0 <= self.dwell_s < inf:
+            raise ValueError(f"dwell_s={self.dwell_s!r} must be 0 or more, and finite")
 
 
 class Adaptive(Strategy):
-    """By priority always; within one priority as the moment asks.
+    """Most objectives met and least waiting, whichever is at stake: by priority always; within one
+    priority as the moment asks.
 
     `fifo` while little waits; `slo_aware` (latest start, the infeasible apart) while objectives are
     missed; `wspt` while much waits whose lengths differ widely, or so many objectives are missed that
     serving the short first saves most. Load, misses and dispersion are
     measured at each push and placement; a mode ends lower than it begins and lasts `dwell_s` at
     least, so it does not flap. A switch moves a few entries per operation: none takes long however
-    much waits. Until all are moved those under the new order go first, which is at most as many
-    operations as a thirty-second of the queue. Each switch says why (`changes`).
+    much waits. Until all are moved those under the new order go first within their priority, which is
+    at most as many operations as a thirty-second of the queue. Each switch says why (`changes`).
 
     Starvation: bounded within a priority as in the mode in force; not bounded across priorities.
     """
@@ -69,22 +73,24 @@ class Adaptive(Strategy):
         self.mode = "fifo"
         self._before = Lane(self._pending)
         self._late = Lane(self._pending)
-        self._since_late = 0
+        self._since_late = [0] * len(WEIGHTS)
+        """Placements since the last one of a job that was set apart, by priority."""
+        self._picked_late = False
         self._switched = float("-inf")
         self._service: dict[RequestId, float] = {}
         self._sum = self._squares = 0.0
         self._with_slo = 0
         self._missed = 0.0
 
+    def completed(self, job: Job, now: float) -> None:
+        self._learn(job, now)
+        if job.request.slo_ms is not None and not _is_late(job, now):
+            self._missed -= 0.03 * self._missed
+
     def finished(self, job: Job, now: float) -> None:
-        request = job.request
-        if job.placed is None:
-            return
-        if job.attempt == 1:
-            self.outlook.took(request, now - job.placed)
-        if request.slo_ms is not None:
-            missed = (now - request.arrived) * 1e3 > request.slo_ms
-            self._missed += 0.03 * (missed - self._missed)
+        """Who waited in vain until its time was over missed its objective, too."""
+        if _is_late(job, now):
+            self._missed += 0.03 * (1.0 - self._missed)
 
     # -- jobs -----------------------------------------------------------------------------------
 
@@ -101,11 +107,10 @@ class Adaptive(Strategy):
         service = self._service.pop(job.request.id)
         self._sum -= service
         self._squares -= service * service
-        if job.request.slo_ms is not None:
-            self._with_slo -= 1
-            if placed:
-                late = self._latest_start(job, service) < now
-                self._since_late = 0 if late else self._since_late + 1
+        self._with_slo -= job.request.slo_ms is not None
+        if placed:
+            kind = nearest(job.request.priority)
+            self._since_late[kind] = 0 if self._picked_late else self._since_late[kind] + 1
         if not self._pending:
             self._sum = self._squares = 0.0  # what rounding has left
         if not placed:
@@ -116,16 +121,28 @@ class Adaptive(Strategy):
     def _pick(self, now: float, blocked: Blocked) -> RequestId | None:
         if self.mode == "slo_aware":
             self._set_apart(now)
-        best = self._lane.best(blocked)
-        if self._late.queues and (best is None or self._since_late >= self.options.late_every - 1):
-            best = self._late.best(blocked) or best
-        if best is None and self._before.queues:
-            best = self._before.best(blocked)
+        best, self._picked_late = self._lane.best(blocked), False
+        if self._late.queues:
+            late = self._late.best(blocked)
+            if late is not None and (best is None or self._is_due(late, best)):
+                best, self._picked_late = late, True
+        if self._before.queues:
+            before = self._before.best(blocked)
+            if before is not None and (best is None or before[0][0] < best[0][0]):
+                best, self._picked_late = before, False
         return None if best is None else best[2]
 
+    def _is_due(self, late: Entry, best: Entry) -> bool:
+        """Whether one that was set apart goes before the best of the others."""
+        priority, other = late[0][0], best[0][0]
+        if priority != other:
+            return priority < other
+        every: int = self.options.late_every
+        return self._since_late[nearest(int(priority))] >= every - 1
+
     def _order(self) -> list[RequestId]:
-        lanes = (self._lane, self._before, self._late)
-        return [entry[2] for lane in lanes for entry in lane.live()]
+        found = [entry for lane in (self._lane, self._late, self._before) for entry in lane.live()]
+        return [entry[2] for entry in sorted(found, key=lambda entry: entry[0][0])]
 
     # -- keys -----------------------------------------------------------------------------------
 
@@ -190,7 +207,7 @@ class Adaptive(Strategy):
         return "fifo", f"{self._missed:.0%} miss their objective, lengths spread by {spread:.2f}"
 
     def _dispersion(self) -> float:
-        n = len(self._pending)
+        n = max(1, len(self._pending))
         mean = self._sum / n
         return sqrt(max(0.0, self._squares / n - mean * mean)) / mean if mean > 0.0 else 0.0
 
@@ -208,3 +225,9 @@ class Adaptive(Strategy):
                     self._lane.push(needs, (self._key(job), number, identity))
             if not queue:
                 del queues[needs]
+
+
+def _is_late(job: Job, now: float) -> bool:
+    """Whether it has an objective and missed it."""
+    request = job.request
+    return request.slo_ms is not None and (now - request.arrived) * 1e3 > request.slo_ms

@@ -28,10 +28,11 @@ class Aegaeon(Strategy):
 
     For workers that several models share (`models` of a simulated engine; an engine that cannot has
     no such capability, and its requests for other models are refused by name). Such a worker pays for
-    every switch, so requests of the model served last go
-    on until `group_size` were placed or none is left; then the model whose oldest request has waited
-    longest begins a group. A request waits at most (models - 1) * group_size placements beyond those
-    of its own model before it. Decode rounds, weighted, are the worker's (`engines/sim/shared.py`).
+    every switch, so requests of the model served last go on until `group_size` were placed or none is
+    left; then the model whose oldest request has waited longest begins a group.
+    Nobody starves: a group begins with the oldest of all, so at most (models - 1) * (group_size - 1)
+    later arrivals go before a request whose workers have room.
+    Decode rounds, weighted, are the worker's (`engines/sim/shared.py`).
     """
 
     name: ClassVar[str] = "aegaeon"

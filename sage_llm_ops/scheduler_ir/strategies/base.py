@@ -2,8 +2,8 @@
 
 Called by Schedule alone, from one thread. A job is pushed once per attempt; `offer` hands out the
 best one that is not blocked and forgets nothing: the job stays a member until `placed` or `remove`.
-`finished` tells of every end of a job that was let in. Time is an argument; an estimate of how long
-a job takes comes from an `Outlook`.
+`finished` tells of every end of a job that was let in, `completed` before it of those that ran to
+theirs. Time is an argument; an estimate of how long a job takes comes from an `Outlook`.
 """
 
 from __future__ import annotations
@@ -88,8 +88,11 @@ class Strategy:
         self._gone(found[0], now, placed=False)
         return found[0]
 
+    def completed(self, job: Job, now: float) -> None:
+        """The job ran to its end. Most orders do not care, here and below."""
+
     def finished(self, job: Job, now: float) -> None:
-        """The job has ended, whether it ever ran or not. Most orders do not care."""
+        """The job has ended, whether it ever ran or not."""
 
     def changes(self) -> list[str]:
         """What it changed about itself since it was last asked, as sentences for the ledger."""
@@ -142,6 +145,12 @@ class Strategy:
         """A job is not pending any more."""
         if not placed:
             self._lane.compact(job.needs, len(self._pending))
+
+    def _learn(self, job: Job, now: float) -> None:
+        """For the outlook: how long a completed job took. What is left of a later attempt, or of one
+        that failed or was given up, says nothing of that."""
+        if job.placed is not None and job.attempt == 1:
+            self.outlook.took(job.request, now - job.placed)
 
     def _is_live(self, identity: RequestId, number: int) -> bool:
         found = self._pending.get(identity)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush, heapreplace
+from collections.abc import Mapping
+from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 from typing import Any, ClassVar
 
@@ -10,11 +11,18 @@ import msgspec
 
 from sage_llm_ops.scheduler_ir.strategies.base import Blocked, Strategy
 from sage_llm_ops.scheduler_ir.strategies.line import Line, Waiting
+from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import Job
 from sage_llm_ops.types.ids import Needs, RequestId
 from sage_llm_ops.types.protocols import Outlook
 
 _FORGET_ABOVE = 1024
+_REMEMBERED = 65_536
+"""Tenants with nothing pending whose counters are kept, whatever happens."""
+_SLACK = 64
+"""Entries of a heap that may be stale, beside as many as are not."""
+Pool = tuple[str, str]
+"""Model and task: those who ask for the same compete for the same workers."""
 
 
 class FairOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,11 +38,16 @@ class FairOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.late_every < 2:
             raise ValueError(f"late_every={self.late_every} must be at least 2")
-        named = {f"weights: {tenant}": weight for tenant, weight in self.weights.items()}
-        named |= {"input_weight": self.input_weight, "output_weight": self.output_weight}
-        for name, weight in named.items():
-            if not weight > 0.0:
-                raise ValueError(f"{name}={weight!r} must be above 0")
+        check_weights(self.weights, self.input_weight, self.output_weight)
+
+
+def check_weights(weights: Mapping[str, float], input_weight: float, output_weight: float) -> None:
+    """Beyond, one tenant's counter would leave the others' no digit to differ in."""
+    named = {f"weights: {name}": weight for name, weight in weights.items()}
+    named |= {"input_weight": input_weight, "output_weight": output_weight}
+    for name, weight in named.items():
+        if not 1e-6 <= weight <= 1e6:
+            raise ValueError(f"{name}={weight!r} must be above 0: between 1e-6 and 1e6")
 
 
 class Fair(Strategy):
@@ -42,9 +55,11 @@ class Fair(Strategy):
 
     A placement counts its prompt, an end what was generated, both divided by the tenant's weight. A
     tenant that comes back after it had nothing pending is lifted to the lowest counter among those
-    who have: time away is no credit. Two tenants that both always have requests pending are served
-    within 2 * max(w_in * L_in, w_out * M) of each other (L_in: longest prompt, M: tokens that run at
-    a time). No tenant starves: every placement of others raises their counters.
+    who have, and to that of whoever got the last place with its model and task: time away is no
+    credit, and neither is the wait of somebody else for workers that are away. Two tenants that both
+    always have requests pending are served within 2 * max(w_in * L_in, w_out * M) of each other
+    (L_in: longest prompt, M: tokens that run at a time). No tenant starves: every placement of others
+    raises their counters.
 
     A tenant's own requests go in order of arrival. Those whose latest start has passed are set apart,
     as in `slo_aware`: a tenant that asks for more than its share would otherwise have all of its
@@ -64,19 +79,26 @@ class Fair(Strategy):
         small and is put right when it surfaces."""
         self._floor = 0.0
         """Counter of the tenant who was the last to leave, for when nobody is left."""
+        self._reached: dict[Pool, float] = {}
+        """Counter with which the last one of a pool got its place."""
+        self._look_at = _FORGET_ABOVE
+        """Counters from which on it is worth looking for some to forget."""
         self._lines: dict[Needs, dict[str, Line]] = {}
         self._heads: dict[Needs, list[tuple[float, str]]] = {}
         """As `_active`, by needs."""
         self._since_late: dict[str, int] = {}
         """Placements of a tenant since the last one of a request that was set apart."""
+        self._picked_late = False
+        """Whether the offered one was set apart, when it was picked."""
 
     def group(self, job: Job) -> str:
         """Whom it counts for."""
         return job.request.tenant
 
+    def completed(self, job: Job, now: float) -> None:
+        self._learn(job, now)
+
     def finished(self, job: Job, now: float) -> None:
-        if job.node is None and job.placed is not None and job.attempt == 1:
-            self.outlook.took(job.request, now - job.placed)
         if job.delivered:
             self._charge(self.group(job), self.options.output_weight * job.delivered)
 
@@ -84,7 +106,7 @@ class Fair(Strategy):
         group = self.group(job)
         count = self._backlog.get(group, 0)
         if not count:
-            self._lift(group)
+            self._lift(group, job.needs[:2])
         self._backlog[group] = count + 1
         lines = self._lines.setdefault(job.needs, {})
         line = lines.get(group)
@@ -92,6 +114,9 @@ class Fair(Strategy):
             line = lines[group] = Line(self._pending)
             heads = self._heads.setdefault(job.needs, [])
             heappush(heads, (self.counters[group], group))
+            if len(heads) > _SLACK + 2 * len(lines):
+                heads[:] = [(self.counters[name], name) for name in lines]
+                heapify(heads)
         line.push(Waiting(job.seq, number, job.request.id, self._latest_start(job)))
 
     def _latest_start(self, job: Job) -> float:
@@ -102,37 +127,43 @@ class Fair(Strategy):
         return request.arrived + request.slo_ms / 1e3 - service
 
     def _pick(self, now: float, blocked: Blocked) -> RequestId | None:
-        best: tuple[float, int, RequestId] | None = None
+        best: tuple[float, int, RequestId, bool] | None = None
         for needs in list(self._heads):
             found = self._head(needs, now)
             if found is not None and (best is None or found < best) and not blocked(needs):
                 best = found
-        return None if best is None else best[2]
+        if best is None:
+            return None
+        self._picked_late = best[3]
+        return best[2]
 
-    def _head(self, needs: Needs, now: float) -> tuple[float, int, RequestId] | None:
-        """Counter, arrival and id of the best one with these needs."""
+    def _head(self, needs: Needs, now: float) -> tuple[float, int, RequestId, bool] | None:
+        """Counter, arrival and id of the best one with these needs; whether it was set apart."""
         heads, lines = self._heads[needs], self._lines[needs]
         while heads:
             counter, group = heads[0]
-            due = self._since_late.get(group, 0) >= self.options.late_every - 1
-            entry = lines[group].head(now, late_first=due)
-            if entry is None:
+            line = lines.get(group)
+            if line is None:
                 heappop(heads)
-                del lines[group]
             elif counter < self.counters[group]:
                 heapreplace(heads, (self.counters[group], group))
             else:
-                return counter, entry.seq, entry.identity
+                due = self._since_late.get(group, 0) >= self.options.late_every - 1
+                found = line.head(now, late_first=due)
+                assert found is not None, f"the line of {group!r} is empty"
+                entry, late = found
+                return counter, entry.seq, entry.identity, late
         del self._heads[needs], self._lines[needs]
         return None
 
     def _gone(self, job: Job, now: float, *, placed: bool) -> None:
-        group = self.group(job)
+        group, pool = self.group(job), job.needs[:2]
+        if placed:
+            self._reached[pool] = max(self._reached.get(pool, 0.0), self.counters[group])
+            late = self._picked_late
+            self._since_late[group] = 0 if late else self._since_late.get(group, 0) + 1
         if placed and not job.delivered:  # a further attempt is no further service
             self._charge(group, self.options.input_weight * job.request.n_prompt)
-        if placed:
-            late = self._latest_start(job) < now
-            self._since_late[group] = 0 if late else self._since_late.get(group, 0) + 1
         left = self._backlog[group] - 1
         if left:
             self._backlog[group] = left
@@ -140,25 +171,46 @@ class Fair(Strategy):
             del self._backlog[group]
             self._since_late.pop(group, None)
             self._floor = max(self._floor, self.counters[group])
-        if not placed:
-            line = self._lines.get(job.needs, {}).get(group)
-            if line is not None:
-                line.compact()
+        line = self._lines[job.needs][group]
+        line.size -= 1
+        if not line.size:
+            del self._lines[job.needs][group]
+        elif not placed:
+            line.compact()
 
     def _charge(self, group: str, tokens: float) -> None:
         weight = self.options.weights.get(group, 1.0)
         self.counters[group] = self.counters.get(group, self._floor) + tokens / weight
 
-    def _lift(self, group: str) -> None:
+    def _lift(self, group: str, pool: Pool) -> None:
         least = self._least()
         base = self._floor if least is None else least
-        self.counters[group] = max(self.counters.get(group, base), base)
+        lifted = max(base, self._reached.get(pool, 0.0))
+        self.counters[group] = max(self.counters.get(group, lifted), lifted)
+        if len(self._active) > _SLACK + 2 * len(self._backlog):
+            self._active = [(self.counters[name], name) for name in self._backlog]
+            heapify(self._active)
         heappush(self._active, (self.counters[group], group))
-        if len(self.counters) > _FORGET_ABOVE + 2 * len(self._backlog):
-            # Who has nothing pending and lies below would be lifted anyway.
-            for name in [n for n, c in self.counters.items() if c <= base]:
-                if name not in self._backlog and name != group:
-                    del self.counters[name]
+        if len(self.counters) > self._look_at:
+            self._forget(base, group)
+
+    def _forget(self, base: float, present: str) -> None:
+        """Who has nothing pending and lies below would be lifted anyway; where somebody who waits in
+        vain keeps that low, those who were served least go."""
+        idle = [n for n in self.counters if n not in self._backlog and n != present]
+        idle.sort(key=lambda name: self.counters[name])
+        for place, name in enumerate(idle):
+            if self.counters[name] > base and len(idle) - place <= _REMEMBERED:
+                break
+            del self.counters[name]
+        self._look_at = max(_FORGET_ABOVE, 2 * len(self.counters))
+
+    def check_integrity(self) -> None:
+        """And every tenant has as many pending as it is counted for."""
+        super().check_integrity()
+        lines = [line.size for found in self._lines.values() for line in found.values()]
+        if not sum(self._backlog.values()) == sum(lines) == len(self._pending) or 0 in lines:
+            raise IntegrityError(f"strategy {self.name}: backlogs, lines and pending jobs differ")
 
     def _least(self) -> float | None:
         """Lowest counter among tenants with a backlog."""

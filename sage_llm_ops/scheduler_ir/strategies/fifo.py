@@ -10,7 +10,8 @@ from sage_llm_ops.types.events import Job
 
 
 class FIFO(Strategy):
-    """Order of arrival, kept over retries. Nobody starves: at most all earlier arrivals go first."""
+    """Nobody is overtaken: by arrival, kept over retries. Nobody starves either: at most all earlier
+    arrivals go first, among those for whose needs there is room."""
 
     name: ClassVar[str] = "fifo"
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from sage_llm_ops.scheduler_ir.strategies.base import Blocked
-from sage_llm_ops.scheduler_ir.strategies.fair import Fair
+from sage_llm_ops.scheduler_ir.strategies.fair import Fair, check_weights
 from sage_llm_ops.types.events import Job
 from sage_llm_ops.types.ids import RequestId
 from sage_llm_ops.types.protocols import Outlook
@@ -28,11 +28,10 @@ class HybridOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"late_every={self.late_every} must be at least 2")
         if self.embed_batch < 1:
             raise ValueError(f"embed_batch={self.embed_batch} must be at least 1")
-        for task, weight in self.weights.items():
+        for task in self.weights:
             if task not in ("generate", "embed"):
                 raise ValueError(f"weights: {task!r} is no task; known: embed, generate")
-            if not weight > 0.0:
-                raise ValueError(f"weights: {task}={weight!r} must be above 0")
+        check_weights(self.weights, self.input_weight, self.output_weight)
 
 
 class Hybrid(Fair):

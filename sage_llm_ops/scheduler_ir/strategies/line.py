@@ -27,28 +27,31 @@ class Waiting(NamedTuple):
 class Line:
     """Who was placed or removed is dropped when it surfaces."""
 
-    __slots__ = ("_late", "_pending", "_timely")
+    __slots__ = ("_late", "_pending", "_timely", "size")
 
     def __init__(self, pending: Mapping[RequestId, tuple[Job, int]]) -> None:
         self._pending = pending
         self._timely: list[Waiting] = []
         self._late: list[Waiting] = []
+        self.size = 0
+        """Requests that stand here; who takes one out counts it down."""
 
     def push(self, entry: Waiting) -> None:
         """O(log n)."""
+        self.size += 1
         heappush(self._timely, entry)
 
-    def head(self, now: float, *, late_first: bool) -> Waiting | None:
-        """Who is next: of those that can still make it, or have no objective, the first; of the
-        others where there is none of these, or it is their turn."""
+    def head(self, now: float, *, late_first: bool) -> tuple[Waiting, bool] | None:
+        """Who is next, and whether it was set apart: of those that can still make it, or have no
+        objective, the first; of the others where there is none of these, or it is their turn."""
         self._drop_dead(self._timely)
         while self._timely and self._timely[0].latest_start < now:
             heappush(self._late, heappop(self._timely))
             self._drop_dead(self._timely)
         self._drop_dead(self._late)
         if self._late and (late_first or not self._timely):
-            return self._late[0]
-        return self._timely[0] if self._timely else None
+            return self._late[0], True
+        return (self._timely[0], False) if self._timely else None
 
     def live(self) -> list[tuple[bool, Waiting]]:
         """All of them, in no order; whether each was set apart. From any thread."""

@@ -10,7 +10,7 @@ from sage_llm_ops.types.events import Job
 
 
 class Priority(Strategy):
-    """By `RequestPriority`, within one priority by arrival.
+    """The urgent wait least: by `RequestPriority`, within one priority by arrival.
 
     No bound on starvation: a steady stream of urgent requests holds the others back for ever.
     Whoever needs a bound gives requests a `timeout_ms`.

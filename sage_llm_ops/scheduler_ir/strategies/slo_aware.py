@@ -45,6 +45,9 @@ class SLOAware(Strategy):
         self._feasible = Lane(self._pending)
         self._late = Lane(self._pending)
         self._since_late = 0
+        self._picked_late = False
+        """Whether the offered one was set apart. Not asked again when it is placed: the estimate has
+        moved since, and the bound would move with it."""
 
     def latest_start(self, job: Job) -> tuple[float, bool]:
         """And whether it is a real one: of a request with an objective."""
@@ -54,9 +57,8 @@ class SLOAware(Strategy):
             return request.arrived + self.options.patience_s - service, False
         return request.arrived + request.slo_ms / 1e3 - service, True
 
-    def finished(self, job: Job, now: float) -> None:
-        if job.node is None and job.placed is not None and job.attempt == 1:
-            self.outlook.took(job.request, now - job.placed)
+    def completed(self, job: Job, now: float) -> None:
+        self._learn(job, now)
 
     def _service_s(self, job: Job) -> float:
         return self.outlook.service_s(job.request, job.delivered)
@@ -69,10 +71,11 @@ class SLOAware(Strategy):
 
     def _pick(self, now: float, blocked: Blocked) -> RequestId | None:
         self._set_apart(now)
-        best = self._feasible.best(blocked)
+        best, self._picked_late = self._feasible.best(blocked), False
         if best is None or self._since_late >= self.options.late_every - 1:
             late = self._late.best(blocked)
-            best = late if late is not None else best
+            if late is not None:
+                best, self._picked_late = late, True
         return None if best is None else best[2]
 
     def _set_apart(self, now: float) -> None:
@@ -89,15 +92,10 @@ class SLOAware(Strategy):
 
     def _gone(self, job: Job, now: float, *, placed: bool) -> None:
         if placed:
-            late = self._is_late(job, now)
-            self._since_late = 0 if late else self._since_late + 1
+            self._since_late = 0 if self._picked_late else self._since_late + 1
             return
         self._feasible.compact(job.needs, len(self._pending))
         self._late.compact(job.needs, len(self._pending))
-
-    def _is_late(self, job: Job, now: float) -> bool:
-        start, real = self.latest_start(job)
-        return real and start < now
 
     def _order(self) -> list[RequestId]:
         return [entry[2] for lane in (self._feasible, self._late) for entry in lane.live()]

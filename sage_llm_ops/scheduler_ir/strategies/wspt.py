@@ -21,13 +21,23 @@ class WSPTOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stretch: float = 20.0
 
     def __post_init__(self) -> None:
-        if not self.stretch >= 0.0:
-            raise ValueError(f"stretch={self.stretch!r} must be 0 (arrival order) or more")
+        check_stretch(self.stretch)
+
+
+def check_stretch(stretch: float) -> None:
+    """Beyond, the moment of arrival would be lost in a float, and with it the bound."""
+    if not 0.0 <= stretch <= 1e6:
+        raise ValueError(f"stretch={stretch!r} must be between 0 (arrival order) and 1e6")
+
+
+def nearest(priority: int) -> int:
+    """Priorities beyond the named ones count as the nearest of them."""
+    return min(max(priority, 0), len(WEIGHTS) - 1)
 
 
 def weight_of(priority: int) -> float:
-    """Priorities beyond the named ones count as the nearest of them."""
-    return WEIGHTS[min(max(priority, 0), len(WEIGHTS) - 1)]
+    """What a second of its waiting counts."""
+    return WEIGHTS[nearest(priority)]
 
 
 class WSPT(Strategy):

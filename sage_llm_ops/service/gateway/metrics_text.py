@@ -64,6 +64,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "prefix_evicted_blocks_total": ("counter", "Blocks that it forgot because it was full."),
     "prefix_drops_total": ("counter", "Reports of engines' caches that were left out, by reason."),
     "prefix_silence_seconds": ("gauge", "Since an engine last reported on its cache, by engine."),
+    "cost_steps_total": ("counter", "Steps that the cost model learnt from, by class of workers."),
+    "cost_error": ("gauge", "Median relative error of its latest predictions of them."),
     "decisions_total": ("counter", "Entries of the ledger."),
 }
 
@@ -89,6 +91,7 @@ def _values(gateway: Gateway) -> dict[str, Iterable[Sample]]:
     plane = gateway.plane.pipeline.plane
     measured = plane.metrics
     rows = describe(gateway.plane)
+    costs = plane.costs.report()
     running = len(plane.running)
     tallies = _tallies(gateway)
 
@@ -138,6 +141,12 @@ def _values(gateway: Gateway) -> dict[str, Iterable[Sample]]:
         "engine_running": per_row("running"),
         "engine_kv_usage": per_row("kv_usage"),
         **_prefixes(gateway),
+        "cost_steps_total": [({"class": row["class"]}, row["steps"]) for row in costs],
+        "cost_error": [
+            ({"class": row["class"]}, row["median_error"])
+            for row in costs
+            if row["median_error"] is not None
+        ],
         "decisions_total": one(gateway.plane.pipeline.ledger.decisions),
     }
 

@@ -53,7 +53,7 @@ from sage_llm_ops.types.wire import (
 Encode = Callable[[Sequence[Up]], bytes]
 
 STATS_PERIOD_S = 1.0
-CACHE_PERIOD_S = 0.02
+CACHE_PERIOD_S = 0.05
 """How long changes of the prefix cache are gathered while there is work: what the plane takes in costs
 it a dispatch, whatever is in it, and what a worker was just given is expected to be there."""
 EXIT_SPEC, EXIT_START, EXIT_ENGINE = 64, 69, 70

@@ -178,9 +178,7 @@ def test_kv_events() -> None:
         "aa_p10",
         "control_cpu_us_more",
         "blocks_told",
-        "outputs_identical",
     ]
-    assert metrics["outputs_identical"].value == 1.0
     assert metrics["blocks_told"].value > 0.0
 
 

@@ -17,7 +17,7 @@ from sage_llm_ops.pipeline.live import LivePipeline
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.requests import Request
-from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Hello, Stats
+from sage_llm_ops.types.wire import Accepted, CacheChanged, Done, EngineEvent, Hello, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,9 @@ class Stopwatch:
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         self._uplink.on_stats(worker, stats)
+
+    def on_cache(self, worker: WorkerId, incarnation: int, said: CacheChanged) -> None:
+        self._uplink.on_cache(worker, incarnation, said)
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         self._uplink.on_up(worker, incarnation, hello)

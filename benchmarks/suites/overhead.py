@@ -80,7 +80,7 @@ def _rounds(plane: ControlPlane, engine: Straight, shape: Shape, rounds: int) ->
     seeds = count()
     for _ in range(2):  # first batches pay for what is loaded or compiled on demand
         seed = next(seeds)
-        _through(plane, shape, seed)
+        through(plane, shape, seed)
         engine.run(seed)
     found = []
     for turn in range(rounds):
@@ -93,7 +93,7 @@ def _rounds(plane: ControlPlane, engine: Straight, shape: Shape, rounds: int) ->
             if which == 0:
                 one.straight, theirs = engine.run(seed)
             elif which == 1:
-                one.plane, one.control, ours = _through(plane, shape, seed)
+                one.plane, one.control, ours = through(plane, shape, seed)
             else:
                 one.again, _ = engine.run(other)
         one.identical = ours == theirs
@@ -101,7 +101,7 @@ def _rounds(plane: ControlPlane, engine: Straight, shape: Shape, rounds: int) ->
     return found
 
 
-def _through(plane: ControlPlane, shape: Shape, seed: int) -> tuple[float, float, list[list[int]]]:
+def through(plane: ControlPlane, shape: Shape, seed: int) -> tuple[float, float, list[list[int]]]:
     """Seconds, CPU seconds of this process, outputs."""
     batch = shape.batch(seed)
     gc.collect()

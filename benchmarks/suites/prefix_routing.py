@@ -31,7 +31,6 @@ over the mean. n counts rounds."""
 
 MODEL = "tiny"
 OPTIONS = {
-    "kv_events": True,
     "core": "inproc",
     "max_model_len": 2048,
     "block_size": 32,

@@ -17,10 +17,11 @@ from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import CapabilityError
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.instances import ExecutionInstance
+from sage_llm_ops.types.kv import KvChange
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.results import RequestResult
-from sage_llm_ops.types.wire import EngineEvent, Hello, Stats
+from sage_llm_ops.types.wire import CacheChanged, EngineEvent, Hello, Stats
 
 
 class BaseEngine(ABC):
@@ -104,6 +105,11 @@ class BaseEngine(ABC):
     def stats(self) -> Stats:
         """How loaded it is now."""
 
+    def cache_changes(self) -> list[KvChange]:
+        """What became of its prefix cache since this was asked last, in order; kept until then. Asked
+        now and then between steps, where `capabilities.tells_cache` says that there is something."""
+        return []
+
     def recover(self, error: Exception) -> bool:
         """After `step` raised: whether the engine dropped every node it held and can go on.
 
@@ -144,6 +150,9 @@ class Uplink(Protocol):
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         """The worker about itself."""
+
+    def on_cache(self, worker: WorkerId, incarnation: int, said: CacheChanged) -> None:
+        """What became of its prefix cache; at the latest when it has become idle."""
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         """It started (again) and takes nodes."""

@@ -28,12 +28,14 @@ import zmq
 from sage_llm_ops.comm_backend import here
 from sage_llm_ops.engines import lifeline, sweeper, wire
 from sage_llm_ops.engines.base import BaseEngine
+from sage_llm_ops.engines.kv_events.frames import parts
 from sage_llm_ops.engines.registry import make_engine
 from sage_llm_ops.engines.steps import StepSampler
 from sage_llm_ops.types.errors import EngineStartError, ProtocolError, SageLlmOpsError
 from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.wire import (
     PROTOCOL,
+    CacheChanged,
     CancelNode,
     Done,
     Down,
@@ -51,6 +53,9 @@ from sage_llm_ops.types.wire import (
 Encode = Callable[[Sequence[Up]], bytes]
 
 STATS_PERIOD_S = 1.0
+CACHE_PERIOD_S = 0.05
+"""How long changes of the prefix cache are gathered while there is work: what the plane takes in costs
+it a dispatch, whatever is in it, and what a worker was just given is expected to be there."""
 EXIT_SPEC, EXIT_START, EXIT_ENGINE = 64, 69, 70
 """Exit codes: the spec did not fit, the engine did not start, the engine broke."""
 
@@ -90,6 +95,9 @@ class Host:
         self._draining = False
         self._steps = 0
         self._stats_at = 0.0
+        self._tells_cache = engine.capabilities.tells_cache
+        self._cache_at = 0.0
+        self._cache_said = 0
         self._sampler = StepSampler()
 
     def stop(self) -> None:
@@ -110,6 +118,8 @@ class Host:
             if self._draining and not self._engine.busy:
                 self._draining = False
                 out.append(Drained())
+            if stepped and self._tells_cache:
+                self._cache(out)
             self._stats(out, stepped)
             if out:
                 self._up.send(self._encode(out))
@@ -172,6 +182,16 @@ class Host:
             if isinstance(event, Done | Failed):
                 self._running.discard(event.node)
         out.extend(events)
+
+    def _cache(self, out: list[Up]) -> None:
+        now = time.monotonic()
+        if self._engine.busy and now - self._cache_at < CACHE_PERIOD_S:
+            return
+        self._cache_at = now
+        changes = self._engine.cache_changes()
+        for part in parts(changes) if changes else ():
+            out.append(CacheChanged(self._cache_said, part))
+            self._cache_said += 1
 
     def _stats(self, out: list[Up], stepped: bool) -> None:
         """About once a second while busy, and once when it becomes idle, so that nobody keeps

@@ -21,6 +21,7 @@ from sage_llm_ops.types.instances import ExecutionInstance
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.wire import (
     PROTOCOL,
+    CacheChanged,
     CancelNode,
     Drained,
     DrainWorker,
@@ -196,6 +197,8 @@ class ProcessWorker:
             match message:
                 case Stats():
                     self._uplink.on_stats(self.id, message)
+                case CacheChanged():
+                    self._uplink.on_cache(self.id, child.incarnation, message)
                 case Pong(token=token):
                     self._answered, self.last_pong = token, time.monotonic()
                 case Drained():

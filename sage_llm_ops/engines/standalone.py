@@ -58,6 +58,7 @@ def run_one(
             elif isinstance(event, Failed):
                 raise failure(event.code, event.message, request, tuple(made))
             elif isinstance(event, Done):
+                engine.cache_changes()  # kept until they are asked for, and nobody else will
                 timings = Timings(arrived, arrived, accepted, first, time.monotonic())
                 return _result(engine, request, made, event, timings)
     raise IntegrityError(f"engine {engine.name!r} became idle without ending request {request!r}")

@@ -26,6 +26,7 @@ from sage_llm_ops.types.events import (
     Cancel,
     FirstToken,
     Job,
+    KvBatch,
     Load,
     NodeAccepted,
     NodeDone,
@@ -41,7 +42,16 @@ from sage_llm_ops.types.instances import ExecutionInstance, ExecutionInstanceTyp
 from sage_llm_ops.types.kv import PrefixCache
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
-from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
+from sage_llm_ops.types.wire import (
+    Accepted,
+    CacheChanged,
+    Done,
+    EngineEvent,
+    Failed,
+    Hello,
+    Stats,
+    Tokens,
+)
 
 if TYPE_CHECKING:
     from sage_llm_ops.engines.kv_events import KvListener
@@ -62,7 +72,7 @@ def prefix_cache(can: Capabilities, incarnation: int = 0) -> PrefixCache | None:
     return PrefixCache(
         can.block_size,
         can.kv_blocks,
-        bool(can.kv_events),
+        can.tells_cache or bool(can.kv_events),
         incarnation,
         (*can.adapters, *can.models),
     )
@@ -246,6 +256,14 @@ class LiveHands:
             )
         )
 
+    def on_cache(self, worker: WorkerId, incarnation: int, said: CacheChanged) -> None:
+        """What it tells need not wake anybody: it comes in before the next request is placed."""
+        self._source.inform(
+            KvBatch(
+                worker=worker, incarnation=incarnation, number=said.number, changes=said.changes
+            )
+        )
+
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         """A worker takes nodes."""
         attached = self._alive(worker, incarnation)
@@ -279,7 +297,7 @@ class LiveHands:
         self._tell("up", worker, "")
 
     def _listen(self, worker: WorkerId, incarnation: int, can: Capabilities) -> None:
-        """What it publishes need not wake anybody: it comes in before the next request is placed."""
+        """What it publishes is let in as what others tell (`on_cache`)."""
         from sage_llm_ops.engines.kv_events import KvListener
 
         with self._emptied:

@@ -21,6 +21,7 @@ from sage_llm_ops.engines.tokens import unpack
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import EngineStartError
 from sage_llm_ops.types.ids import NodeId
+from sage_llm_ops.types.kv import KvChange, KvRemoved
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Stats, Tokens
 
@@ -50,6 +51,9 @@ class EchoOptions(msgspec.Struct, frozen=True):
     litter: str = ""
     """Path of a file: at start a semaphore, shared memory and a temporary file are made, and their
     paths written there, a line each."""
+    evicts: int = 0
+    """Blocks that every step takes out of its prefix cache, called 0, 1, 2 and so on; with any, it
+    tells of them."""
     fork: str = ""
     """Path of a file: at start a grandchild is left running and its pid written there."""
 
@@ -70,6 +74,8 @@ class EchoEngine(BaseEngine):
         self._nodes: dict[NodeId, tuple[PlanNode, int, int]] = {}
         self._out: list[EngineEvent] = []
         self._step = 0
+        self._evicted = 0
+        self._changes: list[KvChange] = []
 
     def start(self) -> None:
         if self._options.litter:
@@ -94,6 +100,8 @@ class EchoEngine(BaseEngine):
             sampling=("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed"),
             max_num_seqs=self._options.max_num_seqs,
             max_model_len=4096,
+            prefix_cache=bool(self._options.evicts),
+            tells_cache=bool(self._options.evicts),
         )
 
     @property
@@ -128,6 +136,9 @@ class EchoEngine(BaseEngine):
         until = time.monotonic() + self._options.spin_s
         while self._options.spin_s and time.monotonic() < until:
             pass
+        for _ in range(self._options.evicts):
+            self._changes.append(KvRemoved(self._evicted.to_bytes(8, "little")))
+            self._evicted += 1
         out, self._out = self._out, []
         for key in list(self._nodes)[: self._options.max_num_seqs]:
             node, first, made = self._nodes[key]
@@ -143,6 +154,10 @@ class EchoEngine(BaseEngine):
     @property
     def busy(self) -> bool:
         return bool(self._nodes or self._out)
+
+    def cache_changes(self) -> list[KvChange]:
+        changes, self._changes = self._changes, []
+        return changes
 
     def stats(self) -> Stats:
         running = min(len(self._nodes), self._options.max_num_seqs)

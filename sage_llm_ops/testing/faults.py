@@ -20,7 +20,7 @@ from sage_llm_ops.engines.base import Sign, Uplink, Worker
 from sage_llm_ops.types.errors import ConfigError
 from sage_llm_ops.types.ids import NodeId, WorkerId
 from sage_llm_ops.types.plans import PlanNode
-from sage_llm_ops.types.wire import Done, EngineEvent, Failed, Hello, Stats, Tokens
+from sage_llm_ops.types.wire import CacheChanged, Done, EngineEvent, Failed, Hello, Stats, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,10 @@ class FaultyUplink:
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         """Pass on."""
         self._inner.on_stats(worker, stats)
+
+    def on_cache(self, worker: WorkerId, incarnation: int, said: CacheChanged) -> None:
+        """Pass on."""
+        self._inner.on_cache(worker, incarnation, said)
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         """Pass on."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sage_llm_ops.types.ids import NodeId, WorkerId
-from sage_llm_ops.types.wire import Done, EngineEvent, Failed, Hello, Stats, Tokens
+from sage_llm_ops.types.wire import CacheChanged, Done, EngineEvent, Failed, Hello, Stats, Tokens
 
 
 class RecordingUplink:
@@ -26,6 +26,9 @@ class RecordingUplink:
         with self._changed:
             self.stats.append(stats)
             self._changed.notify_all()
+
+    def on_cache(self, worker: WorkerId, incarnation: int, said: CacheChanged) -> None:
+        self._add(("cache", worker, incarnation, said))
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         self._add(("up", worker, incarnation, hello))

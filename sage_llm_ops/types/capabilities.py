@@ -25,6 +25,8 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names of the `SamplingParams` fields it honours."""
     chat_template: bool = False
     prefix_cache: bool = False
+    tells_cache: bool = False
+    """Whether it says in its own frames what becomes of its prefix cache (`wire.CacheChanged`)."""
     kv_events: str = ""
     """Where it publishes what becomes of its prefix cache (a ZeroMQ address); empty: nowhere."""
     kv_replay: str = ""

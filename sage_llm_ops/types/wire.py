@@ -11,9 +11,10 @@ import msgspec
 
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.ids import NodeId
+from sage_llm_ops.types.kv import KvChange
 from sage_llm_ops.types.plans import PlanNode
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class Hello(msgspec.Struct, tag=True, frozen=True):
@@ -80,6 +81,15 @@ class Stats(msgspec.Struct, tag=True, gc=False):
     """Some of its latest steps: tokens, pairs, decodes, context, milliseconds (`cost_model/step.py`)."""
 
 
+class CacheChanged(msgspec.Struct, tag=True, gc=False):
+    """What became of the worker's prefix cache since it said so last, in the order in which it
+    happened. It lies in the frame of the step that ends it, so nothing of it can be lost alone."""
+
+    number: int
+    """Counts them from 0 since the start."""
+    changes: list[KvChange]
+
+
 class Drained(msgspec.Struct, tag=True, gc=False):
     """Answer to Drain: nothing is left in the engine."""
 
@@ -91,7 +101,7 @@ class Pong(msgspec.Struct, tag=True, gc=False):
 
 
 EngineEvent = Accepted | Tokens | Done | Failed
-Up = Hello | Accepted | Tokens | Done | Failed | Stats | Drained | Pong
+Up = Hello | Accepted | Tokens | Done | Failed | Stats | CacheChanged | Drained | Pong
 
 
 class Submit(msgspec.Struct, tag=True, gc=False):

@@ -14,6 +14,7 @@ from benchmarks.overloading import Offered
 from benchmarks.suites import (
     adaptive,
     gateway,
+    kv_events,
     lifetime,
     migration,
     overhead,
@@ -179,6 +180,22 @@ def test_overhead() -> None:
         "control_cpu_us_per_token",
     ]
     assert metrics["outputs_identical"].value == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+def test_kv_events() -> None:
+    shape = Shape(requests=4, groups=2, shared=32, own=(1, 8), output=(2, 4))
+    metrics = kv_events.measure(rounds=1, shape=shape)
+    assert list(metrics) == [
+        "throughput_ratio",
+        "aa",
+        "aa_p10",
+        "control_cpu_us_more",
+        "blocks_told",
+    ]
+    assert metrics["blocks_told"].value > 0.0
 
 
 def test_gateway_adds_to_the_plane() -> None:

@@ -14,7 +14,7 @@ from sage_llm_ops.testing import HeldWorker, ManualClock
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import NoInstance, Quarantined
 from sage_llm_ops.types.ids import WorkerId
-from sage_llm_ops.types.wire import EngineEvent, Hello, Stats
+from sage_llm_ops.types.wire import CacheChanged, EngineEvent, Hello, Stats
 from tests.core.fleets import QUICK, SLOW, echo, held, holder, instance, request, simulated, until
 
 STEADY = RestartPolicy(first_s=0.001, most_s=0.001, attempts=3, stable_s=10.0)
@@ -45,6 +45,8 @@ class Uplink:
     def on_events(self, worker: WorkerId, incarnation: int, events: list[EngineEvent]) -> None: ...
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None: ...
+
+    def on_cache(self, worker: WorkerId, incarnation: int, said: CacheChanged) -> None: ...
 
 
 def worker(uplink: Uplink, *starts: str) -> HeldWorker:

@@ -37,7 +37,6 @@ class Fleet:
             restart=RestartPolicy(first_s=0.05, most_s=0.5, stable_s=0.0),
         )
         options = {
-            "kv_events": True,
             "core": core,
             "kv_cache_memory_bytes": 64 << 20,
             "max_num_seqs": 4,

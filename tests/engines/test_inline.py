@@ -17,7 +17,16 @@ from sage_llm_ops.types.errors import UnknownName
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import SamplingParams
-from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Hello, Stats, Tokens
+from sage_llm_ops.types.wire import (
+    Accepted,
+    CacheChanged,
+    Done,
+    EngineEvent,
+    Failed,
+    Hello,
+    Stats,
+    Tokens,
+)
 
 E = TypeVar("E", Accepted, Tokens, Done, Failed)
 FAST: dict[str, Any] = {"speed": 50.0, "max_num_seqs": 16}
@@ -53,6 +62,10 @@ class Recorder:
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         self.stats += 1
+
+    def on_cache(self, worker: WorkerId, incarnation: int, said: CacheChanged) -> None:
+        with self.lock:
+            self.log.append(("cache", worker, incarnation, said))
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         with self.lock:

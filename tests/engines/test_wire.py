@@ -8,11 +8,13 @@ from sage_llm_ops.engines.tokens import pack, unpack
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import ProtocolError
 from sage_llm_ops.types.ids import NodeId, RequestId
+from sage_llm_ops.types.kv import KvCleared, KvRemoved, KvStored
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import SamplingParams
 from sage_llm_ops.types.wire import (
     PROTOCOL,
     Accepted,
+    CacheChanged,
     CancelNode,
     Done,
     Down,
@@ -38,6 +40,14 @@ UP: list[Up] = [
     Done(NodeId(1), "stop", 5, 6, 7, [0.5]),
     Failed(NodeId(2), "engine_failed", "why"),
     Stats(1, 2, 0.5, 3, 4.0),
+    CacheChanged(
+        2,
+        [
+            KvStored(b"8 bytes.", b"4 b.", 1, 7, 1, "law", "x"),
+            KvRemoved(b"8 bytes.", 1),
+            KvCleared(),
+        ],
+    ),
     Drained(),
     Pong(9),
 ]

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from sage_llm_ops.pipeline.handle import RequestHandle
-from sage_llm_ops.pipeline.hands import LiveHands
+from sage_llm_ops.pipeline.hands import LiveHands, prefix_cache
 from sage_llm_ops.pipeline.live_source import LiveSource
 from sage_llm_ops.testing import ManualClock, ManualWorker
 from sage_llm_ops.testing.requests import make_request
+from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.events import (
     Event,
     FirstToken,
     Job,
+    KvBatch,
     NodeDone,
     NodeFailed,
     Outcome,
@@ -25,8 +27,9 @@ from sage_llm_ops.types.events import (
     WorkerUp,
 )
 from sage_llm_ops.types.ids import NodeId, WorkerId
+from sage_llm_ops.types.kv import KvRemoved
 from sage_llm_ops.types.plans import PlanNode
-from sage_llm_ops.types.wire import Done, Tokens
+from sage_llm_ops.types.wire import CacheChanged, Done, Tokens
 
 
 class Table:
@@ -260,3 +263,21 @@ def test_waiting_until_a_worker_is_empty(table: Table) -> None:
     assert not table.hands.wait_empty(table.worker.id, 0.01)
     threading.Timer(0.02, table.worker.done, (node, 1)).start()
     assert table.hands.wait_empty(table.worker.id, 5.0)
+
+
+def test_what_becomes_of_a_cache_enters_by_the_source(table: Table) -> None:
+    gone = KvRemoved(b"8 bytes.")
+    table.hands.on_cache(WorkerId("w0"), 3, CacheChanged(7, [gone]))
+    (batch,) = table.posted()
+    assert isinstance(batch, KvBatch)
+    said = (batch.worker, batch.incarnation, batch.number, batch.count, batch.changes)
+    assert said == ("w0", 3, 7, 1, [gone])
+    assert not (batch.more or batch.reset)
+
+
+@pytest.mark.parametrize(("tells", "address"), [(True, ""), (False, "ipc:///x"), (False, "")])
+def test_a_worker_reports_its_cache_in_frames_or_at_an_address(tells: bool, address: str) -> None:
+    can = Capabilities(prefix_cache=True, block_size=16, tells_cache=tells, kv_events=address)
+    cache = prefix_cache(can)
+    assert cache is not None
+    assert cache.reports == bool(tells or address)

@@ -24,7 +24,7 @@ from sage_llm_ops.testing.requests import make_request
 from sage_llm_ops.types.errors import ReplayMismatch, RequestError
 from sage_llm_ops.types.ids import RequestId, WorkerId
 from sage_llm_ops.types.pipelines import PipelineSpec
-from sage_llm_ops.types.wire import Hello, Stats
+from sage_llm_ops.types.wire import CacheChanged, Hello, Stats
 
 
 class Restarts:
@@ -40,6 +40,9 @@ class Restarts:
 
     def on_stats(self, worker: WorkerId, stats: Stats) -> None:
         self._inner.on_stats(worker, stats)
+
+    def on_cache(self, worker: WorkerId, incarnation: int, said: CacheChanged) -> None:
+        self._inner.on_cache(worker, incarnation, said)
 
     def on_up(self, worker: WorkerId, incarnation: int, hello: Hello) -> None:
         self._inner.on_up(worker, incarnation, hello)

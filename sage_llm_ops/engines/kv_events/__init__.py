@@ -1,4 +1,5 @@
-"""KV events of engines that publish them (vLLM's ZeroMQ format): heard, put in order, posted."""
+"""KV events in vLLM's words, and those of engines that publish them (its ZeroMQ format): heard, put in
+order, posted."""
 
 from sage_llm_ops.engines.kv_events.listener import KvListener
 

@@ -1,4 +1,4 @@
-"""vLLM's KV event frames, and what becomes of them in the graph's words."""
+"""vLLM's KV events, alone and in frames, and what becomes of them in the graph's words."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _decode = msgspec.msgpack.Decoder(Batch).decode
 def changes(payload: bytes) -> list[KvChange]:
     """What one batch says; `ProtocolError` where it is none."""
     try:
-        return [change for event in _decode(payload).events for change in _change(event)]
+        return [one for event in _decode(payload).events for one in change(event)]
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError) as error:
         start = payload[:16].hex(" ")
         raise ProtocolError(
@@ -83,20 +83,22 @@ def parts(found: list[KvChange]) -> list[list[KvChange]]:
     return out
 
 
-def _change(event: BlockStored | BlockRemoved | AllBlocksCleared) -> list[KvChange]:
-    if isinstance(event, AllBlocksCleared):
+def change(event: Any) -> list[KvChange]:
+    """What one event says; decoded here, or vLLM's own object, which has the same names."""
+    kind = event.__class__.__name__
+    if kind == AllBlocksCleared.__name__:
         return [KvCleared()]
     if event.group_idx:
         return []
     tier = TIER_OF.get(event.medium, -1)  # an unknown one is counted as a misfit further on
-    if isinstance(event, BlockRemoved):
+    if kind == BlockRemoved.__name__:
         return [KvRemoved(_names(event.block_hashes), tier)]
     if event.kv_cache_spec_kind not in FULL:
         return []
     return _stored(event, tier)
 
 
-def _stored(event: BlockStored, tier: int) -> list[KvChange]:
+def _stored(event: Any, tier: int) -> list[KvChange]:
     """Cut where a block is mixed with something of its own (an image, a cache salt) that is no
     beginning: no request of ours could ask for it, and what follows it finds no parent."""
     lora = event.lora_name or ""

@@ -1,7 +1,8 @@
-"""One thread that hears all workers which publish their prefix caches.
+"""One thread that hears all engines which publish their prefix caches on a socket: those in a process
+of their own, and servers on other machines. A worker whose engine runs in its own process tells with
+its frames instead (`wire.CacheChanged`, docs/adr/0021).
 
-Runs in the plane, not in the workers: it is the same for every placement, also for engines on other
-machines, and costs a worker nothing. It decodes, puts in order, and posts plain events.
+It decodes, puts in order, and posts plain events.
 """
 
 from __future__ import annotations

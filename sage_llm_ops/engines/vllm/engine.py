@@ -10,15 +10,17 @@ from sage_llm_ops.engines.options import parse_options
 from sage_llm_ops.engines.tokens import unpack
 from sage_llm_ops.engines.unfit import unfit
 from sage_llm_ops.engines.vllm.core import Core
+from sage_llm_ops.engines.vllm.kept import Kept
 from sage_llm_ops.engines.vllm.nodes import NodeTable, rejected
 from sage_llm_ops.engines.vllm.options import VllmOptions, complete
-from sage_llm_ops.engines.vllm.publishing import Publishing, publishing
+from sage_llm_ops.engines.vllm.publishing import Publishing, events_arguments, publishing, wanted
 from sage_llm_ops.engines.vllm.sampling import FIELDS, to_vllm
 from sage_llm_ops.engines.vllm.versions import check_version, is_cpu_build
 from sage_llm_ops.types.capabilities import Capabilities
 from sage_llm_ops.types.errors import EngineStartError, IntegrityError
 from sage_llm_ops.types.ids import NodeId
 from sage_llm_ops.types.instances import ExecutionInstance
+from sage_llm_ops.types.kv import KvChange
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.wire import Accepted, Done, EngineEvent, Failed, Stats
 
@@ -40,6 +42,9 @@ class VllmEngine(BaseEngine):
         self._vocabulary = 0
         self._traced = False
         self._publishing: Publishing | None = None
+        """Where its EngineCore, another process, tells of its prefix cache."""
+        self._kept: Kept | None = None
+        """What it has to tell of it, where it runs in this one."""
         self._adapters: dict[str, Any] = {}
         """vLLM's LoRARequest by name."""
         self._capabilities = Capabilities(tasks=())
@@ -71,15 +76,19 @@ class VllmEngine(BaseEngine):
         self._adapters = lora_requests(self._options.lora_modules)
         cpu = current_platform.is_cpu()
         arguments = self._options.arguments(cpu=cpu)
-        self._publishing = publishing(self._options)
-        if self._publishing is not None:
-            arguments |= self._publishing.arguments()
+        tells = wanted(self._options)
         if self._options.core_on(cpu=cpu) == "inproc":
             from sage_llm_ops.engines.vllm.inproc import InprocCore
 
-            return InprocCore(arguments)
+            if tells:
+                self._kept = Kept()
+                arguments |= events_arguments(publisher="null")
+            return InprocCore(arguments, self._kept)
         from sage_llm_ops.engines.vllm.asynchronous import AsyncCore
 
+        self._publishing = publishing() if tells else None
+        if self._publishing is not None:
+            arguments |= self._publishing.arguments()
         return AsyncCore(arguments)
 
     def _measure(self, core: Core) -> Capabilities:
@@ -99,6 +108,7 @@ class VllmEngine(BaseEngine):
             chat_template=ChatTemplate(tokenizer_directory(self._tokenizer_source)).exists,
             adapters=tuple(self._adapters),
             prefix_cache=caches,
+            tells_cache=caches and self._kept is not None,
             kv_events=said.live if caches and said is not None else "",
             kv_replay=said.replay if caches and said is not None else "",
             max_model_len=int(config.model_config.max_model_len),
@@ -206,6 +216,9 @@ class VllmEngine(BaseEngine):
     @property
     def busy(self) -> bool:
         return bool(len(self._nodes) or self._out)
+
+    def cache_changes(self) -> list[KvChange]:
+        return [] if self._kept is None else self._kept.take()
 
     def stats(self) -> Stats:
         load = self._running_core().load()

@@ -7,6 +7,7 @@ import threading
 from typing import Any, ClassVar
 
 from sage_llm_ops.engines.vllm.core import Load
+from sage_llm_ops.engines.vllm.kept import Kept
 
 
 class InprocCore:
@@ -15,10 +16,12 @@ class InprocCore:
     _step_lock: ClassVar[threading.Lock] = threading.Lock()
     """vLLM's forward context is process-global: engines of one process step one at a time."""
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], kept: Kept | None = None) -> None:
+        """`kept` is given what becomes of the prefix cache."""
         # Without stat loggers a step is shorter; what we report is read from the scheduler.
         self._arguments = {"disable_log_stats": True, **arguments}
         self._engine: Any = None
+        self._kept = kept
 
     def start(self) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -29,6 +32,9 @@ class InprocCore:
             self._engine = LLMEngine.from_engine_args(
                 EngineArgs(**self._arguments), enable_multiprocessing=False
             )
+        if self._kept is not None:
+            # vLLM's configuration takes no publishers but its own two, whatever is registered.
+            self._scheduler.kv_event_publisher = self._kept
 
     def stop(self) -> None:
         engine, self._engine = self._engine, None
@@ -58,7 +64,11 @@ class InprocCore:
         return outputs
 
     def load(self) -> Load:
-        scheduler = self._engine.engine_core.engine_core.scheduler
+        scheduler = self._scheduler
         return Load(
             len(scheduler.running), len(scheduler.waiting), float(scheduler.kv_cache_manager.usage)
         )
+
+    @property
+    def _scheduler(self) -> Any:
+        return self._engine.engine_core.engine_core.scheduler

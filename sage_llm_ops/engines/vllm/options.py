@@ -33,10 +33,8 @@ class VllmOptions(msgspec.Struct, frozen=True):
     max_num_batched_tokens: int | None = None
     enforce_eager: bool | None = None
     enable_prefix_caching: bool | None = None
-    kv_events: bool = False
-    """Tell the plane which prefixes are cached, where they are. Off: the plane believes what it sent. It
-    costs a worker whose steps take a millisecond a tenth of its throughput (`make bench
-    SUITE=overhead`); a routing by prefixes wins more (`SUITE=prefix_routing`)."""
+    kv_events: bool = True
+    """Tell the plane which prefixes are cached, where they are. Off: the plane believes what it sent."""
     gpu_memory_utilization: float | None = None
     lora_modules: dict[str, str] = {}
     """LoRA adapters: the name under which each is asked for, and its directory."""

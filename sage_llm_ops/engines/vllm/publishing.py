@@ -1,4 +1,4 @@
-"""Where a vLLM worker publishes what becomes of its prefix cache."""
+"""How a vLLM worker tells what becomes of its prefix cache."""
 
 from __future__ import annotations
 
@@ -30,28 +30,33 @@ class Publishing(NamedTuple):
 
     def arguments(self) -> dict[str, Any]:
         """For vLLM's EngineArgs."""
-        from vllm.config import KVEventsConfig
-
-        config = KVEventsConfig(
-            enable_kv_cache_events=True,
-            publisher="zmq",
-            endpoint=self.live,
-            replay_endpoint=self.replay,
-            topic="kv",
+        return events_arguments(
+            publisher="zmq", endpoint=self.live, replay_endpoint=self.replay, topic="kv"
         )
-        return {"kv_events_config": config}
 
     def end(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def publishing(options: VllmOptions) -> Publishing | None:
-    """None where it is not wanted, where vLLM's own arguments arrange it otherwise, or where there
-    would be several engines (data parallel ranks publish on their own, and over TCP only)."""
-    wanted = options.kv_events and options.enable_prefix_caching is not False
-    if not wanted or options.data_parallel_size > 1 or "kv_events_config" in options.engine_args:
-        return None
+def wanted(options: VllmOptions) -> bool:
+    """Not where vLLM's own arguments arrange it otherwise, or where there would be several engines
+    (data parallel ranks publish on their own, and over TCP only)."""
+    caches = options.kv_events and options.enable_prefix_caching is not False
+    return (
+        caches and options.data_parallel_size == 1 and "kv_events_config" not in options.engine_args
+    )
+
+
+def events_arguments(**said: Any) -> dict[str, Any]:
+    """For vLLM's EngineArgs."""
+    from vllm.config import KVEventsConfig
+
+    return {"kv_events_config": KVEventsConfig(enable_kv_cache_events=True, **said)}
+
+
+def publishing() -> Publishing | None:
+    """None where no socket fits."""
     made = Publishing(tempfile.mkdtemp(prefix="kv-"))
     if len(made.replay.removeprefix("ipc://").encode()) > _SUN_PATH:
         log.warning("no KV events: %s is too long for a socket; set TMPDIR", made.directory)

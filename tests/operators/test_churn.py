@@ -114,4 +114,6 @@ def test_many_come_and_go(make: Callable[..., Harness]) -> None:
         graph.finish_all()
     plane = graph.plane
     assert len(plane.fleet.ids) == len(plane.classes) == 5
+    assert len(plane.metrics.workers) <= 6
+    assert plane.metrics.total().completed == 300
     graph.check_empty()

@@ -96,7 +96,8 @@ class PrefixFleet:
         believe: bool = True,
         compiled: bool | None = None,
     ) -> None:
-        self.metrics = PrefixReuseMetrics()
+        self._workers: dict[WorkerId, Worker] = {}
+        self.metrics = PrefixReuseMetrics(self._workers)
         self.drops: Counter[str] = Counter()
         """Batches of workers that are not there (`unknown_worker`) or were started anew since
         (`stale_start`); those of each worker are its own (`Told.drops`)."""
@@ -104,7 +105,6 @@ class PrefixFleet:
         """A live run's, to measure lookups with; decides nothing."""
         self._max_blocks, self._expect_s = max_blocks, expect_s
         self._believe, self._compiled = believe, compiled
-        self._workers: dict[WorkerId, Worker] = {}
         self._indexes: dict[int, PrefixReuseIndex] = {}
         """By block size; 0 for traces, whose requests have block ids in the place of tokens."""
         self._groups: dict[str, dict[tuple[int, Salt], None]] = {}

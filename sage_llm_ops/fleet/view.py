@@ -1,9 +1,4 @@
-"""The fleet as arrays, one row a worker.
-
-Arrays and not objects, because a routing compares all candidates at once: the cost of a decision
-should not grow with the fleet. Rows are handed out in the order workers join and are never
-renumbered while a worker stays, so that decisions recorded by row can be replayed.
-"""
+"""The fleet: who is here, what they hold and where there is room. One row a worker (`table.py`)."""
 
 from __future__ import annotations
 
@@ -15,17 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sage_llm_ops.fleet.breaker import BREAKERS, CLOSED, HALF_OPEN, OPEN
-from sage_llm_ops.fleet.traits import Traits
+from sage_llm_ops.fleet.table import DOWN, DRAINING, GONE, REFUSING, STATES, UP, Table
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.ids import Needs, NodeId, WorkerId
 
 Rows = npt.NDArray[np.intp]
 _NO_ROWS: Rows = np.empty(0, dtype=np.intp)
-
-
-GONE, DOWN, DRAINING, REFUSING, UP = range(5)
-"""States of a row; only UP takes new nodes. Plain numbers: an enum's members cost 0.3 us to name."""
-STATES = ("gone", "down", "draining", "refusing", "up")
 
 
 @dataclass(slots=True)
@@ -42,7 +32,7 @@ class Reservation:
     """Prefill that it still has before it; 0 from its first token on."""
 
 
-class Fleet:
+class Fleet(Table):
     """All workers, their load and the capacity epochs.
 
     `epoch(needs)` moves whenever room for these needs may have appeared: whoever was refused waits
@@ -50,29 +40,12 @@ class Fleet:
     """
 
     def __init__(self) -> None:
-        self.ids: list[WorkerId] = []
-        self.rows: dict[WorkerId, int] = {}
+        super().__init__()
         self.reservations: dict[NodeId, Reservation] = {}
         self.version = 0
         """Moves when a row changes its meaning; recorded decisions name it."""
-        self.state = np.zeros(8, dtype=np.int8)
-        self.slots = np.zeros(8, dtype=np.int64)
-        self.breaker = np.zeros(8, dtype=np.int8)
-        self.limit = np.zeros(8, dtype=np.int64)
-        """Nodes it may hold now: its slots, or what its breaker leaves of them."""
-        self.running = np.zeros(8, dtype=np.int64)
-        self.tokens = np.zeros(8, dtype=np.int64)
-        self.assigned = np.zeros(8, dtype=np.int64)
-        self.work_us = np.zeros(8, dtype=np.int64)
-        """Prefill that its nodes still have before them."""
         self.prefilling = 0
-        """Reservations with such prefill; 0 where nobody predicts any."""
-        self.traits = Traits()
-        self.kv_usage = np.full(8, np.nan)
-        self._serves: list[tuple[Needs, ...]] = []
-        self._lengths: list[int] = []
-        self._models: list[tuple[str, ...]] = []
-        """Names under which each serves, the model's own first."""
+        """Reservations with prefill before them; 0 where nobody predicts any."""
         self._servers: dict[Needs, set[int]] = {}
         """Rows that came up and serve them, whatever became of them but leaving."""
         self._up: dict[Needs, Rows] = {}
@@ -80,6 +53,8 @@ class Fleet:
         self._shortest: dict[Needs, int] = {}
         self._free: dict[Needs, int] = {}
         self._epochs: dict[Needs, int] = {}
+        self._forgotten = 0
+        """The highest epoch of needs that nobody serves any more: theirs must not come again."""
         self._leaving: set[int] = set()
         """Rows that were told to drain: a restart does not end that, only leaving does."""
         self._away: set[int] = set()
@@ -100,13 +75,9 @@ class Fleet:
         """Register a worker that may serve these names once it is up."""
         row = self.rows.get(worker)
         if row is None:
-            row = len(self.ids)
-            self.ids.append(worker)
-            self.rows[worker] = row
-            self._serves.append(())
-            self._lengths.append(0)
-            self._models.append(models)
-            self._grow(row + 1)
+            row = self._take(worker)
+            self._probes.pop(row, None)
+            self._forget()
         elif self.state[row] != GONE and row not in self._away:
             raise IntegrityError(f"worker {worker!r} joined twice")
         self.traits.join(row, worker, role, price, place)
@@ -127,9 +98,9 @@ class Fleet:
         tasks: tuple[str, ...],
     ) -> None:
         """The worker takes nodes from now on."""
+        if self.left(worker):
+            return  # only `join` brings it back
         row = self.rows[worker]
-        if self.state[row] == GONE:
-            return  # said before it left, heard after it: only `join` brings it back
         before = self._serves[row]
         self._models[row] = models
         offered = [
@@ -147,22 +118,26 @@ class Fleet:
 
     def down(self, worker: WorkerId, *, gone: bool = False) -> None:
         """Nothing goes there until it is up again. What it held is released by whoever knows it."""
-        row = self.rows[worker]
+        row = self.rows.get(worker)
+        if row is None or (self.state[row] == GONE and not gone):
+            return
         if gone:
             self._away.discard(row)
-        elif self.state[row] == GONE:
-            return  # said before it left, heard after it
         self._fall(row, GONE if gone else DOWN)
 
     def away(self, worker: WorkerId) -> None:
         """As `down`, until it joins again, with another definition. So nobody who can be served by
         this worker alone is told that there is none."""
-        row = self.rows[worker]
+        row = self.rows.get(worker)
+        if row is None:
+            return
         self._away.add(row)
         self._fall(row, DOWN)
 
     def drain(self, worker: WorkerId) -> None:
         """Nothing new goes there."""
+        if self.left(worker):
+            return
         row = self.rows[worker]
         self._leaving.add(row)
         if self.state[row] in (UP, REFUSING):
@@ -181,8 +156,8 @@ class Fleet:
 
     def forgive(self, worker: WorkerId) -> None:
         """Nothing was heard of its death: it may try again."""
-        row = self.rows[worker]
-        if self.state[row] == REFUSING:
+        row = self.rows.get(worker)
+        if row is not None and self.state[row] == REFUSING:
             self.state[row] = UP
             self._refresh(self._serves[row])
 
@@ -317,6 +292,7 @@ class Fleet:
 
     def check_integrity(self) -> None:
         """Reservations sum to the load, row by row, and free slots to the free counters."""
+        self._check_rows()
         running = np.zeros_like(self.running)
         tokens = np.zeros_like(self.tokens)
         work = np.zeros_like(self.work_us)
@@ -398,7 +374,7 @@ class Fleet:
         self.version += 1
         self._may.clear()
         for needs in changed:
-            self._epochs[needs] = self._epochs.get(needs, 0) + 1
+            self._epochs[needs] = self._epochs.get(needs, self._forgotten) + 1
             servers = sorted(self._servers.get(needs, ()))
             if not servers:  # of a worker that is gone nothing stays behind but its row
                 for known in (self._servers, self._shortest, self._up, self._free):
@@ -409,20 +385,8 @@ class Fleet:
             rows = self._up[needs] = np.array(up, dtype=np.intp)
             self._free[needs] = self._sum_free(rows)
 
-    def _grow(self, size: int) -> None:
-        if size <= len(self.state):
-            return
-        more = len(self.state)
-        for name in (
-            "state",
-            "slots",
-            "breaker",
-            "limit",
-            "running",
-            "tokens",
-            "assigned",
-            "work_us",
-        ):
-            old = getattr(self, name)
-            setattr(self, name, np.concatenate([old, np.zeros(more, dtype=old.dtype)]))
-        self.kv_usage = np.concatenate([self.kv_usage, np.full(more, np.nan)])
+    def _forget(self) -> None:
+        """What nobody serves any more has no epoch, first of all what asked for the old worker by its
+        id."""
+        for needs in [known for known in self._epochs if known not in self._servers]:
+            self._forgotten = max(self._forgotten, self._epochs.pop(needs))

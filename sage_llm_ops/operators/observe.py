@@ -9,7 +9,8 @@ import numpy as np
 
 from sage_llm_ops.cost_model import Step, WorkerClass
 from sage_llm_ops.fleet.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerRule
-from sage_llm_ops.fleet.view import GONE, Reservation
+from sage_llm_ops.fleet.table import GONE
+from sage_llm_ops.fleet.view import Reservation
 from sage_llm_ops.operators.base import Emitted, Operator
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import (
@@ -173,7 +174,9 @@ class Observe(Operator):
 
     def up(self, event: WorkerUp) -> Emitted:
         fleet = self.plane.fleet
-        self._forgive(event, fleet.rows[event.worker], "it came up")
+        if fleet.left(event.worker):
+            return event
+        self._forgive(event, event.worker, "it came up")
         models = (event.model, *event.models)
         fleet.up(event.worker, models, event.slots, event.max_model_len, event.tasks)
         self._meet(event)
@@ -183,7 +186,7 @@ class Observe(Operator):
     def down(self, event: WorkerDown) -> Emitted:
         self._lose(event)
         self.plane.fleet.down(event.worker)
-        self._forgive(event, self.plane.fleet.rows[event.worker], "it went down")
+        self._forgive(event, event.worker, "it went down")
         return event
 
     def leave(self, event: WorkerLeave) -> Emitted:
@@ -192,8 +195,8 @@ class Observe(Operator):
             self.plane.fleet.away(event.worker)
         else:
             self.plane.fleet.down(event.worker, gone=True)
-            self.plane.classes.pop(self.plane.fleet.rows[event.worker], None)
-        self._forgive(event, self.plane.fleet.rows[event.worker], "it left")
+            self.plane.classes.pop(self.plane.fleet.rows.get(event.worker, -1), None)
+        self._forgive(event, event.worker, "it left")
         return event
 
     def drain(self, event: Drain) -> Emitted:
@@ -204,6 +207,8 @@ class Observe(Operator):
         self.plane.prefix.take(event)
 
     def load(self, event: Load) -> Emitted:
+        if self.plane.fleet.left(event.worker):
+            return
         row = self.plane.fleet.rows[event.worker]
         self.plane.fleet.kv_usage[row] = event.kv_usage
         kind = self.plane.classes.get(row)
@@ -218,8 +223,6 @@ class Observe(Operator):
         """Who it is, and what is known of its kind."""
         plane = self.plane
         row = plane.fleet.rows[event.worker]
-        if plane.fleet.state[row] == GONE:
-            return
         plane.prefix.up(event.worker, event.model, event.models, event.prefixes)
         traits = plane.fleet.traits
         traits.splits[row] = {"prefill", "decode"} <= set(event.kinds)
@@ -243,8 +246,8 @@ class Observe(Operator):
         super().configure(event)
         self._rule = _rule(self.options)
         if not self._rule.failures:
-            for row in list(self._breakers):
-                self._forgive(event, row, "breakers were turned off")
+            for breaker in list(self._breakers.values()):
+                self._forgive(event, breaker.worker, "breakers were turned off")
         return event
 
     # -- breakers -----------------------------------------------------------------------------
@@ -253,7 +256,7 @@ class Observe(Operator):
         row = held.row
         breaker = self._breakers.get(row)
         if breaker is None:
-            if ok:
+            if ok or self.plane.fleet.state[row] == GONE:  # nobody is there to be trusted
                 return
             breaker = self._breakers[row] = Breaker(self.plane.fleet.ids[row])
         if breaker.answered(ok, self._rule, probe=held.probe):
@@ -308,8 +311,11 @@ class Observe(Operator):
         )
         self._trust(event, row, "opened", f"{why}; open for {wait:.1f} s, time {breaker.opened}")
 
-    def _forgive(self, event: Event, row: int, why: str) -> None:
+    def _forgive(self, event: Event, worker: WorkerId, why: str) -> None:
         """What it did before counts no more."""
+        row = self.plane.fleet.rows.get(worker)
+        if row is None:
+            return
         breaker = self._breakers.pop(row, None)
         if breaker is not None and breaker.state != CLOSED:
             self.plane.timers.cancel("breaker", breaker.worker)

@@ -119,7 +119,7 @@ class Plane:
         self.prefix: PrefixView = prefix or NobodyKnows()
         """PrefixLookup puts its own here where the driver brought none."""
         self.fleet = Fleet()
-        self.metrics = Metrics()
+        self.metrics = Metrics(self.fleet.rows)
         self.costs = CostBook()
         """How fast each class of workers is; Observe writes."""
         self.classes: dict[int, WorkerClass] = {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from sage_llm_ops.telemetry.histogram import Histogram
 
 MAX_ROWS = 1000
 OTHERS = "(others)"
-"""Row of the tenants, or of the workers, beyond that."""
+"""Row of the tenants beyond that, and, when it is reached, of the workers that are not here any more:
+ids come and go for months."""
 
 
 class Reuse:
@@ -47,6 +49,11 @@ class Reuse:
         self.avoidable += max(0, reachable - achieved)
         self.overclaimed += max(0, claimed - achieved)
 
+    def merge(self, other: Reuse) -> None:
+        """What another one summed."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def row(self) -> dict[str, Any]:
         """Plain numbers, with the shares that people ask for."""
         out: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
@@ -57,9 +64,11 @@ class Reuse:
 
 
 class PrefixReuseMetrics:
-    """Written by the view; readers see whole numbers, not a consistent cut."""
+    """Written by the view; readers see whole numbers, not a consistent cut. `here`: the workers that
+    are up."""
 
-    def __init__(self) -> None:
+    def __init__(self, here: Container[str] = ()) -> None:
+        self._here = here
         self.lookups = 0
         self.hits = 0
         """Lookups that found any worker with some of the prompt."""
@@ -88,12 +97,23 @@ class PrefixReuseMetrics:
         ideal: int,
     ) -> None:
         """A worker said how much of the prompt it had."""
+        if worker not in self.workers and len(self.workers) >= MAX_ROWS:
+            self._fold()
         for table, named in ((self.tenants, tenant), (self.workers, worker)):
             name = named if named in table or len(table) < MAX_ROWS else OTHERS
             if name not in table:
                 table[name] = Reuse()
             table[name].add(prompt, achieved, claimed, reachable, ideal)
         self.total.add(prompt, achieved, claimed, reachable, ideal)
+
+    def _fold(self) -> None:
+        kept, others = dict[str, Reuse](), Reuse()
+        for name, reuse in self.workers.items():
+            if name in self._here:
+                kept[name] = reuse
+            else:
+                others.merge(reuse)
+        self.workers = {**kept, OTHERS: others}
 
     def row(self, conflicts: int = 0) -> dict[str, Any]:
         """What was not measured is None."""

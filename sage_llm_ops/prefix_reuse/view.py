@@ -101,7 +101,8 @@ class PrefixFleet:
         believe: bool = True,
         compiled: bool | None = None,
     ) -> None:
-        self.metrics = PrefixReuseMetrics()
+        self._workers: dict[WorkerId, Worker] = {}
+        self.metrics = PrefixReuseMetrics(self._workers)
         self.drops: Counter[str] = Counter()
         """Batches of workers that are not there (`unknown_worker`) or were started anew since
         (`stale_start`), and what was dropped of workers that are gone; `Told.drops` has the others'."""
@@ -111,7 +112,6 @@ class PrefixFleet:
         self._believe = believe
         self._compiled = functions() is not None if compiled is None else compiled
         """Asked now: in the middle of a graph's work nobody has time to compile."""
-        self._workers: dict[WorkerId, Worker] = {}
         self._indexes: dict[int, PrefixReuseIndex] = {}
         """By block size; 0 for traces, whose requests have block ids in the place of tokens."""
         self._groups: dict[str, dict[tuple[int, Salt], None]] = {}

@@ -75,7 +75,8 @@ class Ledger:
         )
         """One for each operator that writes here. In what order the branches of one dispatch get
         their turn is SAGE's affair (it changes when operators are chained) and no decision."""
-        self._recent: deque[Entry] = deque(maxlen=keep)
+        self._recent: deque[tuple[Entry, Entry]] = deque(maxlen=keep)
+        """Each with the fleet line of its time."""
         self._path = Path(path) if path is not None else None
         self._max_bytes = max_bytes
         self._buffer = bytearray()
@@ -180,15 +181,21 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """What memory still holds, oldest first. From any thread: the copy is made in one go."""
-        return list(self._recent.copy())
+        return [entry for _, entry in self._recent.copy()]
 
     def about(self, request: str) -> list[Entry]:
-        """What memory still holds about one request, oldest first, below the latest fleet line.
-
-        Rows only ever get added to a fleet, so the latest line explains the earlier ones too.
-        """
-        found = [entry for entry in self.entries() if entry.request == request]
-        return [self._fleet, *found] if found else []
+        """What memory still holds about one request, oldest first, below the fleet line of its time;
+        another such line stands before rows that have come to mean others."""
+        told: list[Entry] = []
+        meant: list[str] = []
+        for fleet, entry in self._recent.copy():
+            if entry.request != request:
+                continue
+            if not told or (entry.rows and fleet.workers != meant):
+                told.append(fleet)
+                meant = fleet.workers
+            told.append(entry)
+        return told
 
     def flush(self) -> None:
         """Bring what is buffered to the file. A file that cannot be written (a full disk) is given
@@ -220,7 +227,7 @@ class Ledger:
             self._file = None
 
     def _write(self, entry: Entry) -> None:
-        self._recent.append(entry)
+        self._recent.append((self._fleet, entry))
         if self._path is not None:
             self._buffer += self._encode(entry)
             self._buffer += b"\n"

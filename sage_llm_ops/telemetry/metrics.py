@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from sage_llm_ops.telemetry.histogram import Histogram
@@ -9,6 +10,9 @@ from sage_llm_ops.types.events import Job, Outcome
 
 NOWHERE = ""
 """Key of the requests that ended before any worker had them."""
+DEPARTED = "departed"
+"""Key of what workers did whose row another has by now, all together: ids come and go for months, and
+totals must not fall."""
 
 COUNTS = (
     "completed",
@@ -72,9 +76,13 @@ class Tally:
 
 
 class Metrics:
-    """Written by Measure alone; readers see whole numbers, not a consistent cut."""
+    """Written by Measure alone; readers see whole numbers, not a consistent cut.
 
-    def __init__(self) -> None:
+    `here`: the workers that are told apart; without it all are.
+    """
+
+    def __init__(self, here: Container[str] | None = None) -> None:
+        self._here = here
         self.workers: dict[str, Tally] = {}
         self.accepted = 0
         self.refused = 0
@@ -89,6 +97,7 @@ class Metrics:
         self.latest = now
         tally = self.workers.get(job.worker or NOWHERE)
         if tally is None:
+            self._fold()
             tally = self.workers[job.worker or NOWHERE] = Tally()
         if not outcome.code:
             tally.completed_job(job, now)
@@ -99,6 +108,23 @@ class Metrics:
         tally.retries += max(0, job.attempt - 1)
         if job.request.slo_ms is not None:
             self._slo(outcome)
+
+    def _fold(self) -> None:
+        """At once for readers: a counter that fell for a moment would be taken for a restart."""
+        here = self._here
+        if here is None:
+            return
+        kept, gone = dict[str, Tally](), list[Tally]()
+        for name, tally in self.workers.items():
+            if name == NOWHERE or name in here:
+                kept[name] = tally
+            else:
+                gone.append(tally)
+        if gone:
+            together = kept[DEPARTED] = Tally()
+            for tally in gone:
+                together.add(tally)
+            self.workers = kept
 
     def _slo(self, outcome: Outcome) -> None:
         """An objective is met by completing in time; a cancelled request says nothing about it."""

@@ -27,7 +27,8 @@ class WorkerTraits(Protocol):
 
 
 class FleetView(Protocol):
-    """The fleet as a routing reads it: one row a worker, in the order they joined."""
+    """The fleet as a routing reads it: one row a worker. A row may be another worker's after the
+    first has left: what is kept by row from one choice to the next is kept with `traits.mix`."""
 
     ids: list[WorkerId]
     rows: dict[WorkerId, int]

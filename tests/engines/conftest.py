@@ -10,9 +10,13 @@ import pytest
 
 from sage_llm_ops.engines.hub import Hub
 from sage_llm_ops.engines.process import ProcessWorker
+from sage_llm_ops.engines.tokens import pack
 from sage_llm_ops.testing.echo_engine import ECHO
 from sage_llm_ops.testing.uplinks import RecordingUplink
+from sage_llm_ops.types.ids import NodeId, RequestId
 from sage_llm_ops.types.instances import ExecutionInstance
+from sage_llm_ops.types.plans import PlanNode
+from sage_llm_ops.types.requests import SamplingParams
 
 MakeWorker = Callable[..., ProcessWorker]
 
@@ -50,6 +54,20 @@ def make(uplink: RecordingUplink, runtime: Path) -> Iterator[MakeWorker]:
         worker.stop(5.0)
     assert Hub.shared().join(5.0), "the hub's thread was left"
     assert list(runtime.iterdir()) == [], "a socket directory was left"
+
+
+def node(number: int, n: int = 4, *, prompt: tuple[int, ...] = (5, 6), offset: int = 0) -> PlanNode:
+    """A plan's node for the worker `w`."""
+    return PlanNode(
+        NodeId(number),
+        RequestId(f"r{number}"),
+        "w",
+        1,
+        tokens=pack(prompt),
+        n_tokens=len(prompt),
+        offset=offset,
+        sampling=SamplingParams(max_tokens=n),
+    )
 
 
 def gone(pid: int, timeout_s: float = 10.0) -> bool:

@@ -13,7 +13,8 @@ from sage.runtime import JobManager
 
 from sage_llm_ops.core.defaults import serving
 from sage_llm_ops.engines.sim import SimOptions
-from sage_llm_ops.pipeline.simulate import Ailing, Arrival, CancelAt, Crash, SimReport, simulate
+from sage_llm_ops.pipeline.sim_source import Ailing, Arrival, CancelAt, Crash
+from sage_llm_ops.pipeline.simulate import SimReport, simulate
 from sage_llm_ops.pipeline.synthetic import generate_trace
 from sage_llm_ops.pipeline.traces import to_request
 from sage_llm_ops.telemetry import Ledger

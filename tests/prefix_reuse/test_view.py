@@ -410,3 +410,26 @@ def test_lookups_are_timed_by_the_drivers_clock() -> None:
     view.clock = lambda: next(ticks)
     view.match(request(list(range(16))), 0.0)
     assert view.row(100.0)["lookup_p99_us"] == pytest.approx(5e5, rel=0.02)
+
+
+@pytest.mark.parametrize("compiled", [None, False])
+def test_workers_that_come_and_go_leave_nothing_but_their_sum(compiled: bool | None) -> None:
+    view = PrefixFleet(compiled=compiled)
+    asked = request(list(range(16)))
+    for n in range(1500):
+        worker = WorkerId(f"w{n}")
+        view.up(worker, "m", (), PrefixCache(SIZE, 100, bool(n % 2), 1))
+        view.match(asked, float(n))
+        view.placed(NodeId(n), asked, worker, float(n))
+        view.answered(NodeId(n), 0)
+        view.ended(NodeId(n), float(n))
+        if n >= 4:
+            view.down(WorkerId(f"w{n - 4}"))
+    view.match(asked, 9999.0)
+    index = view.index(SIZE)
+    assert index is not None and len(index.names) <= 6
+    assert not view._given and not view._due
+    rows = view.row(9999.0)["workers"]
+    assert len(rows) <= 1001 and "w1499" in rows
+    assert sum(row["requests"] for row in rows.values()) == 1500
+    view.check_integrity()

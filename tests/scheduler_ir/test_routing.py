@@ -207,6 +207,22 @@ def test_weighted_round_robin_is_smooth() -> None:
     assert burst("weighted_round_robin", fleet_of(50, 10, 10), 7) == [0, 0, 1, 0, 2, 0, 0]
 
 
+def test_weighted_round_robin_gives_a_newcomer_none_of_the_credit_of_its_row() -> None:
+    fleet, routing = fleet_of(50, 10), ROUTINGS["weighted_round_robin"]()
+
+    def turns(n: int) -> list[int]:
+        return [routing.choose(offer_of(0), fleet, fleet.with_room(NEEDS)).row for _ in range(n)]
+
+    assert turns(4) == [0, 0, 0, 1], "then the first row owes 20 and the second is owed as much"
+    for n in (0, 1):
+        fleet.down(WorkerId(f"w{n}"), gone=True)
+    for n in (2, 3):
+        fleet.join(WorkerId(f"w{n}"), "m")
+        fleet.up(WorkerId(f"w{n}"), ("m",), 50 if n == 2 else 10, 4096, ("generate",))
+    assert fleet.ids == ["w2", "w3"]
+    assert turns(4) == [0, 0, 0, 1]
+
+
 def test_least_response_time_prefers_who_answers_quickly() -> None:
     fleet = fleet_of(100, 100)
     for _ in range(400):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from sage_llm_ops.core.defaults import serving
 from sage_llm_ops.engines.sim import SimOptions
-from sage_llm_ops.pipeline.simulate import Crash, SimReport, simulate
+from sage_llm_ops.pipeline.sim_source import Crash
+from sage_llm_ops.pipeline.simulate import SimReport, simulate
 from sage_llm_ops.pipeline.synthetic import generate_trace
 from sage_llm_ops.pipeline.traces import to_request
 from sage_llm_ops.scheduler_ir import ROUTINGS, SPLITTERS, STRATEGIES

@@ -72,6 +72,19 @@ def test_memory_is_bounded() -> None:
     assert [entry.kind for entry in found] == ["place", "retry", "end"]
 
 
+def test_rows_mean_what_they_meant_when_the_entry_was_written() -> None:
+    ledger = fill(Ledger(keep=4), 1)
+    ledger.fleet(5, 0.4, 2, ["w9", "w1"])
+    ledger.place(5, 0.5, "r0", 2, 0, ROWS, COSTS)
+    told = ledger.about("r0")
+    assert [entry.kind for entry in told] == ["fleet", "retry", "end", "fleet", "place"]
+    assert [entry.workers for entry in told if entry.kind == "fleet"] == [
+        ["w0", "w1"],
+        ["w9", "w1"],
+    ]
+    assert told[-1].worker == "w9"
+
+
 def test_the_file_rotates_and_begins_with_the_fleet(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "ledger.jsonl"
     ledger = Ledger(path, max_bytes=100_000)

@@ -63,3 +63,18 @@ def test_total_is_the_sum_and_no_row_of_nowhere() -> None:
     table = metrics.table()
     assert set(table) == {"w0", "w1", "total"}
     assert table["total"]["completed"] == 3
+
+
+def test_workers_that_are_not_here_any_more_share_a_row() -> None:
+    here = {"w0"}
+    metrics = Metrics(here)
+    metrics.ended(outcome(worker=None))
+    for n in range(100):
+        here.clear()
+        here.add(f"w{n}")
+        metrics.ended(outcome(worker=WorkerId(f"w{n}"), placed=0.5))
+    rows = metrics.table()
+    assert set(rows) == {"departed", "w99", "total"}
+    assert (rows["departed"]["completed"], rows["w99"]["completed"]) == (99, 1)
+    assert rows["total"]["completed"] == 101
+    assert rows["total"]["queue_p50_ms"] == rows["w99"]["queue_p50_ms"]

@@ -106,8 +106,20 @@ async def why(gateway: Gateway, call: Call) -> Answer:
             "sage-llm-ops why",
             code="unknown_request",
         )
-    fleet, *mine = entries
-    return json_answer(Why(identity, fleet.workers, mine))
+    return json_answer(explained(identity, entries))
+
+
+def explained(identity: str, told: list[Entry]) -> Why:
+    """One list of workers, also where rows came to mean others while the request was here."""
+    numbers: dict[str, int] = {}
+    mine, fleet = [], list[int]()
+    for entry in told:
+        if entry.kind == "fleet":
+            fleet = [numbers.setdefault(worker, len(numbers)) for worker in entry.workers]
+        else:
+            rows = [fleet[row] for row in entry.rows]
+            mine.append(msgspec.structs.replace(entry, rows=rows))
+    return Why(identity, list(numbers), mine)
 
 
 async def description(gateway: Gateway, call: Call) -> Answer:

@@ -22,46 +22,25 @@ import logging
 import socket
 import time
 from collections import deque
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import httptools
 
 from sage_llm_ops.config.gateway import GatewayConfig
+from sage_llm_ops.service.gateway.application import Application
 from sage_llm_ops.service.gateway.errors import (
     HttpError,
     body_too_large,
     error_answer,
     head_too_large,
 )
-from sage_llm_ops.service.gateway.messages import Answer, HttpRequest, stream_head
+from sage_llm_ops.service.gateway.messages import Answer, HttpRequest, piece, stream_head
 
 log = logging.getLogger("sage_llm_ops.gateway")
 
 BACKLOG_BYTES = 64 << 10
 """Bytes of requests to come that are read while one is served; then the socket is left alone."""
 LINGER_S = 2.0
-
-
-class Application(Protocol):
-    """Who answers. `date` is the value of the `date` header, kept by the server."""
-
-    date: bytes
-    draining: bool
-
-    def opened(self, connection: Connection) -> bool:
-        """A client came; False where there is no room for it."""
-
-    def closed(self, connection: Connection) -> None:
-        """It is gone."""
-
-    def gate(self, request: HttpRequest, connection: Connection) -> Answer | None:
-        """Look at the head; an answer refuses the request before its body is read."""
-
-    async def serve(self, request: HttpRequest) -> Answer | None:
-        """Answer; None where the answer was streamed. Cancelled when the client is gone."""
-
-    def answered(self, request: HttpRequest, status: int) -> None:
-        """An answer was given."""
 
 
 @final
@@ -280,16 +259,14 @@ class Connection(asyncio.Protocol):
                 request.keep_alive = False
         except httptools.HttpParserError as error:
             if not self._deaf:
-                self._bad(error)
+                said = f"this is not HTTP/1.1: {error}"
+                self._refuse(HttpError(400, said, code="bad_http"))
         # llhttp keeps what is no whole header yet. What came behind another request in one packet is
         # not told apart from it.
         inside = self._part == "head" and len(self._ready) == before
         self._raw = self._raw + len(data) if inside else 0
         if self._raw > 2 * self.config.max_header_bytes and not self._deaf:
             self._refuse(head_too_large(self._raw, self.config))
-
-    def _bad(self, error: Exception) -> None:
-        self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}", code="bad_http"))
 
     def _refuse(self, error: HttpError) -> None:
         """What came, or did not, is no request that could be served."""
@@ -401,13 +378,13 @@ class Connection(asyncio.Protocol):
         if request.old:
             request.keep_alive = False
         self._status = 200
-        self._transport.write(stream_head(request, self.app.date) + _piece(request, first))
+        self._transport.write(stream_head(request, self.app.date) + piece(request, first))
 
     async def send(self, request: HttpRequest, data: bytes) -> None:
         """Another piece; waits while the client takes nothing."""
         if self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        self._transport.write(_piece(request, data))
+        self._transport.write(piece(request, data))
         if self._writable is not None:
             self.deadline = self._loop.time() + self.config.write_timeout_s
             self._unsent = self._transport.get_write_buffer_size()
@@ -418,8 +395,4 @@ class Connection(asyncio.Protocol):
         """The last piece."""
         if not self._transport.is_closing():
             tail = b"" if request.old else b"0\r\n\r\n"
-            self._transport.write(_piece(request, last) + tail)
-
-
-def _piece(request: HttpRequest, data: bytes) -> bytes:
-    return data if request.old else b"%x\r\n%b\r\n" % (len(data), data)
+            self._transport.write(piece(request, last) + tail)

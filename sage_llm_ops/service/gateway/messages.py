@@ -1,4 +1,4 @@
-"""One HTTP request, and one answer that is there as a whole."""
+"""One HTTP request, one answer that is there as a whole, and the framing of one that is streamed."""
 
 from __future__ import annotations
 
@@ -64,6 +64,11 @@ def stream_head(request: HttpRequest, date: bytes) -> bytes:
         framing,
         _common(request, headers, date),
     )
+
+
+def piece(request: HttpRequest, data: bytes) -> bytes:
+    """A part of a stream, framed as its head said."""
+    return data if request.old else b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def json_answer(value: object, status: int = 200, *headers: tuple[str, str]) -> Answer:

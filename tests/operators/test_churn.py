@@ -113,7 +113,8 @@ def test_many_come_and_go(make: Callable[..., Harness]) -> None:
             graph.leave(f"w{n - 4}")
         graph.finish_all()
     plane = graph.plane
-    assert len(plane.fleet.ids) == len(plane.classes) == 5
+    assert len(plane.fleet.ids) == 5
+    assert len(plane.classes) == 4, "those who are here"
     assert len(plane.metrics.workers) <= 6
     assert plane.metrics.total().completed == 300
     graph.check_empty()

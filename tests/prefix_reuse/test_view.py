@@ -396,12 +396,14 @@ def test_what_was_dropped_and_who_is_silent_is_told() -> None:
 
 
 def test_rows_are_bounded() -> None:
-    view = fleet()
+    """Those of tenants, and those of workers, which are together once they are not here any more."""
+    view = fleet("w0")
     for number in range(MAX_ROWS + 5):
         view.metrics.answered(f"t{number}", f"w{number}", 10, 5, 0, 0, 0)
-    for table in (view.metrics.tenants, view.metrics.workers):
-        assert len(table) == MAX_ROWS + 1
-        assert table[OTHERS].requests == 5
+    tenants, workers = view.metrics.tenants, view.metrics.workers
+    assert (len(tenants), tenants[OTHERS].requests) == (MAX_ROWS + 1, 5)
+    assert len(workers) <= MAX_ROWS and workers["w0"].requests == 1
+    assert sum(each.requests for each in workers.values()) == MAX_ROWS + 5
 
 
 def test_lookups_are_timed_by_the_drivers_clock() -> None:

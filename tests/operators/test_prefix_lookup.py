@@ -15,11 +15,15 @@ class Knows(NobodyKnows):
     def match(self, request: Request, now: float) -> dict[WorkerId, int]:
         return {WorkerId("w0"): request.n_prompt}
 
+    @property
+    def shared(self) -> int:
+        return 3
+
 
 def test_hits_or_none() -> None:
     request = Request(RequestId("a"), "m", b"", 7, SamplingParams())
-    for view, hits in ((None, None), (Knows(), {"w0": 7})):
+    for view, hits, shared in ((None, None, 0), (Knows(), {"w0": 7}, 3)):
         plane = Plane(ReplaySource(iter(())), NoHands(), Ledger(), view)
         offer = Offer(1, 0.0, Job(request, 1))
         assert PrefixLookup(plane, PrefixLookupOptions(), "prefix_lookup").offer(offer) is offer
-        assert offer.hits == hits
+        assert (offer.hits, offer.shared) == (hits, shared)

@@ -129,7 +129,7 @@ class Trees(RuleBasedStateMachine):
 
     def compare(self, answers: Any) -> None:
         fast, slow = answers
-        assert fast.known == slow.known
+        assert (fast.known, fast.followed) == (slow.known, slow.followed)
         assert fast.reach.tolist() == slow.reach.tolist()
 
     @rule(salt=SALT, blocks=PROMPTS)
@@ -263,7 +263,7 @@ def test_many_holders_and_growth() -> None:
             if step % 50 == 49:
                 tree.evict(200)
         found = [t.find(SALTS[0], data, n, (ANY, 1), False) for t in (fast, slow)]
-        assert found[0].known == found[1].known
+        assert found[0].known == found[1].known and found[0].followed == found[1].followed
         assert found[0].reach.tolist() == found[1].reach.tolist()
         counted["found"] += found[0].known
         if step % 100 == 0:

@@ -406,6 +406,20 @@ def test_rows_are_bounded() -> None:
     assert sum(each.requests for each in workers.values()) == MAX_ROWS + 5
 
 
+def test_a_beginning_after_which_others_went_on_otherwise_is_shared() -> None:
+    view = fleet(believing=("w0",))
+    system = list(range(8))
+    for number, turn in enumerate(([20] * 4, [30] * 4)):
+        asked = request([*system, *turn], f"r{number}")
+        view.match(asked, 0.0)
+        assert view.shared == 8 * number, "the second finds that the first went on there"
+        view.placed(NodeId(number), asked, W0, 0.0)
+    view.match(request([*system, *[20] * 4, *[21] * 4]), 0.0)
+    assert view.shared == 0, "nobody else went on with this conversation"
+    view.match(request([1, 2, 3]), 0.0)
+    assert view.shared == 0
+
+
 def test_lookups_are_timed_by_the_drivers_clock() -> None:
     view = fleet("w0")
     ticks = iter([1.0, 1.5])

@@ -23,9 +23,9 @@ OFFER = Offer(1, 0.0, Job(Request(RequestId("a"), "m", b"", 1, SamplingParams())
 
 def offer_of(number: int, **fields: Any) -> Offer:
     hits = fields.pop("hits", None)
-    length = fields.pop("n_prompt", 100)
+    length, shared = fields.pop("n_prompt", 100), fields.pop("shared", 0)
     request = Request(RequestId(f"r{number}"), "m", b"", length, SamplingParams(), **fields)
-    return Offer(number, 0.0, Job(request, number), hits)
+    return Offer(number, 0.0, Job(request, number), hits, shared)
 
 
 def fleet_of(*slots: int) -> Fleet:
@@ -296,6 +296,15 @@ class TestPredictedLatency:
         for factor, row in ((0.9, 0), (1.1, 1)):
             fleet.work_us[0] = int(factor * 7.0 * spared * 1e3)
             assert self.choose(fleet, n_prompt=8_100, hits=hits).row == row
+
+    def test_a_copy_of_what_many_share_costs_nobody_anything(self) -> None:
+        fleet = self.fleet(8, 8)
+        hits = {WorkerId("w0"): 8_000}
+        alone = self.choose(fleet, n_prompt=8_100).costs[1]
+        for shared, again in ((8_000, 0.0), (4_000, 0.5), (0, 1.0)):
+            cost = self.choose(fleet, n_prompt=8_100, hits=hits, shared=shared).costs[1]
+            whole = 6.0 * (alone - self.choose(fleet, n_prompt=8_100, hits=hits).costs[0])
+            assert cost - alone == pytest.approx(again * whole, rel=0.1)
 
     def test_fetching_beats_recomputing_where_it_can(self) -> None:
         hits = {WorkerId("w0"): 15_000}

@@ -310,6 +310,8 @@ class Fleet(Table):
         for row in range(len(self.ids)):
             if self.limit[row] != self._limit_of(row):
                 raise IntegrityError(f"fleet: the breaker of row {row} leaves another limit")
+        if set(self._probes) != set(np.flatnonzero(self.breaker == HALF_OPEN).tolist()):
+            raise IntegrityError("fleet: others are probed than are half open")
         for row, probes in self._probes.items():
             if probes != sum(held.probe for held in self.reservations.values() if held.row == row):
                 raise IntegrityError(f"fleet: the probes on row {row} are counted wrongly")

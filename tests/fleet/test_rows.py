@@ -58,6 +58,7 @@ def test_a_newcomer_starts_in_a_row_that_tells_nothing_of_the_one_before() -> No
     for one in (fleet, fresh):
         one.join(WorkerId("new"), "n")
     assert fleet.rows == {WorkerId("new"): 0}
+    fleet.check_integrity()
     assert row_of(fleet, 0) == row_of(fresh, 0)
     for one in (fleet, fresh):
         one.up(WorkerId("new"), ("n",), 2, 100, ("generate",))

@@ -148,6 +148,38 @@ def test_replay_equals_live(tmp_path: Path, seed: int, policy: str, routing: str
         assert again.decisions > 120
 
 
+@pytest.mark.parametrize(
+    "routing", ["weighted_round_robin", "least_response_time", "predicted_latency", "locality"]
+)
+def test_newcomers_in_the_rows_of_others(tmp_path: Path, routing: str) -> None:
+    """Three at a time, all under ids of their own, each taken out while it is at work."""
+    spec, path = serving(routing_strategy=routing), tmp_path / "run.jsonl"
+    pipeline = LivePipeline(spec, record=path)
+    pipeline.start()
+    fast = {"prefill_ms": [0.0, 0.0, 0.2], "decode_ms": [0.0, 0.0, 0.1], "decode_floor_ms": 0.0}
+    handles, alive = [], []
+    for n in range(15):
+        (instance,) = sim_instances(1, model="m", prefix=f"w{n}", max_concurrency=2, **fast)
+        alive.append(InlineWorker(instance, instance.options, pipeline.hands))
+        pipeline.attach(alive[-1])
+        alive[-1].start()
+        handles += [
+            pipeline.submit(make_request(f"r{n}-{k}", n_prompt=40, max_tokens=4)) for k in range(8)
+        ]
+        handles[-8].result(20.0)  # by now all is known of whoever left before
+        if n >= 3:
+            leaves = alive.pop(0)
+            pipeline.detach(leaves.id, "scaled down")
+            leaves.stop(1.0)
+    assert {handle.result(20.0).finish_reason for handle in handles} == {"length"}
+    assert pipeline.stop(5.0)
+    for worker in alive:
+        worker.stop(1.0)
+    pipeline.plane.fleet.check_integrity()
+    assert len(pipeline.plane.fleet.ids) <= 5, "three, one that comes and one whose nodes come back"
+    assert replay(Recording(path), spec).checked().same
+
+
 def test_another_policy_is_another_digest(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     trouble(serving(), path, 3)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from sage_llm_ops.fleet import Fleet
 from sage_llm_ops.operators.base import read_options
 from sage_llm_ops.operators.outlook import FleetOutlook
-from sage_llm_ops.pipeline.hands import joined
+from sage_llm_ops.pipeline.entering import joined
 from sage_llm_ops.scheduler_ir import ROUTINGS, STRATEGIES, Strategy
 from sage_llm_ops.scheduler_ir.narrowing import affordable, cheapest_in_time
 from sage_llm_ops.types.decisions import SchedulingDecision

@@ -17,6 +17,7 @@ import numpy as np
 
 from sage_llm_ops.engines.base import Worker
 from sage_llm_ops.engines.tokenizers import estimate
+from sage_llm_ops.pipeline.entering import came_up
 from sage_llm_ops.pipeline.handle import RequestHandle
 from sage_llm_ops.pipeline.live_source import LiveSource
 from sage_llm_ops.pipeline.loop_bridge import hold, release
@@ -33,13 +34,9 @@ from sage_llm_ops.types.events import (
     NodeFailed,
     Outcome,
     WorkerDown,
-    WorkerJoin,
     WorkerLeave,
-    WorkerUp,
 )
 from sage_llm_ops.types.ids import NodeId, RequestId, WorkerId
-from sage_llm_ops.types.instances import ExecutionInstance, ExecutionInstanceType
-from sage_llm_ops.types.kv import PrefixCache
 from sage_llm_ops.types.plans import PlanNode
 from sage_llm_ops.types.requests import Request
 from sage_llm_ops.types.wire import (
@@ -57,45 +54,6 @@ if TYPE_CHECKING:
     from sage_llm_ops.engines.kv_events import KvListener
 
 log = logging.getLogger("sage_llm_ops.pipeline")
-
-
-def default_slots(can: Capabilities) -> int:
-    """What the engine batches, and an eighth more: a finished place is refilled within the same
-    step, and the rest of the queue stays here, where its order can still change."""
-    return can.max_num_seqs + max(1, can.max_num_seqs // 8)
-
-
-def prefix_cache(can: Capabilities, incarnation: int = 0) -> PrefixCache | None:
-    """What a router has to know of the worker's prefix cache; None where it has none."""
-    if not (can.prefix_cache and can.block_size):
-        return None
-    return PrefixCache(
-        can.block_size,
-        can.kv_blocks,
-        can.tells_cache or bool(can.kv_events),
-        incarnation,
-        (*can.adapters, *can.models),
-    )
-
-
-def joined(instance: ExecutionInstance) -> WorkerJoin:
-    """How an instance enters the graph."""
-    kind = ExecutionInstanceType(instance.instance_type)
-    return WorkerJoin(
-        worker=WorkerId(instance.instance_id),
-        model=instance.model_name,
-        models=instance.other_names,
-        role=kind.value,
-        price=(instance.price_per_hour or 0.0) / 3600.0,
-        place=instance.location,
-        hardware=instance.hardware,
-        tensor_parallel=instance.tensor_parallel_size,
-        ranks=(
-            instance.pipeline_parallel_size,
-            instance.data_parallel_size,
-            instance.expert_parallel_size,
-        ),
-    )
 
 
 class Route:
@@ -274,24 +232,7 @@ class LiveHands:
         can = hello.capabilities
         if can.adapters:
             self._adapters[worker] = can.adapters
-        instance = attached.instance
-        slots = instance.max_concurrency or default_slots(can)
-        self._source.post(
-            WorkerUp(
-                worker=worker,
-                model=instance.model_name or hello.model,
-                slots=slots,
-                max_model_len=can.max_model_len,
-                tasks=can.tasks,
-                models=(*instance.aliases, *can.adapters, *can.models),
-                kinds=can.node_kinds,
-                fetches=can.kv_transfer,
-                engine=hello.engine,
-                step_ms=can.step_ms,
-                place=hello.place,
-                prefixes=prefix_cache(can, incarnation),
-            )
-        )
+        self._source.post(came_up(attached.instance, hello, incarnation))
         if can.prefix_cache and can.kv_events and not self._closed:
             self._listen(worker, incarnation, can)
         self._tell("up", worker, "")

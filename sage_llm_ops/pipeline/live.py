@@ -13,9 +13,10 @@ from sage_llm_ops.config import dump_pipeline
 from sage_llm_ops.engines.base import Tokenizer, Worker
 from sage_llm_ops.operators import OPERATORS, Operator, Plane, PrefixView
 from sage_llm_ops.operators.base import check_live
+from sage_llm_ops.pipeline.entering import joined
 from sage_llm_ops.pipeline.graph import check
 from sage_llm_ops.pipeline.handle import RequestHandle
-from sage_llm_ops.pipeline.hands import LiveHands, joined
+from sage_llm_ops.pipeline.hands import LiveHands
 from sage_llm_ops.pipeline.live_source import LiveSource
 from sage_llm_ops.pipeline.loop_bridge import LoopBridge
 from sage_llm_ops.pipeline.recording import Recorder

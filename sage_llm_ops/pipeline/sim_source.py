@@ -15,7 +15,7 @@ from typing import Any
 from sage.runtime import StopSignal
 
 from sage_llm_ops.engines.sim import SimCore, SimOptions
-from sage_llm_ops.pipeline.hands import default_slots, joined
+from sage_llm_ops.pipeline.entering import default_slots, joined
 from sage_llm_ops.pipeline.timers import TimerHeap
 from sage_llm_ops.types.errors import IntegrityError
 from sage_llm_ops.types.events import (

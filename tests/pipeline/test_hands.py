@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sage_llm_ops.pipeline.entering import prefix_cache
 from sage_llm_ops.pipeline.handle import RequestHandle
-from sage_llm_ops.pipeline.hands import LiveHands, prefix_cache
+from sage_llm_ops.pipeline.hands import LiveHands
 from sage_llm_ops.pipeline.live_source import LiveSource
 from sage_llm_ops.testing import ManualClock, ManualWorker
 from sage_llm_ops.testing.requests import make_request

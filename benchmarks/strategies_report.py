@@ -63,13 +63,17 @@ def _rows(metrics: Mapping[str, Metric]) -> Rows:
 
 
 def _table(policies: Mapping[str, dict[str, float]]) -> str:
+    over = all("vs_fifo" in values for values in policies.values())
     head = "| policy | SLO met | goodput /s | queue p50 ms | p95 | p99 | fairness |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    lines = [head + " goodput / fifo's |" * over, "|---|---|---|---|---|---|---|" + "---|" * over]
     for policy, values in policies.items():
         numbers = [values[column] for column in COLUMNS]
         shown = [f"{numbers[0]:.1%}", f"{numbers[1]:.2f}"]
         shown += [f"{number:,.0f}" for number in numbers[2:5]]
-        lines.append(f"| {policy} | {' | '.join(shown)} | {numbers[5]:.3f} |")
+        shown.append(f"{numbers[5]:.3f}")
+        if over:
+            shown.append(f"{values['vs_fifo']:.3f}")
+        lines.append(f"| {policy} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -30,8 +30,9 @@ to place, ms; fairness: tokens of a tenant's requests that had ended when the la
 its max-min fair part of all such tokens; the least of the tenants (1: nobody got less than that).
 Names are workload/load/policy/number. Relations stand at the end, each the mean over n runs that leave
 out the first 0, 61, 122 ... requests: who is late in an overload hangs on who came first, so one run
-tells little where few meet their objective. worst_goodput_vs_fifo: at 1.3, goodput over that of fifo,
-the worst of all orders and routings; worst_goodput_errors: that of the policy whose goodput is furthest
+tells little where few meet their objective. vs_fifo: at 1.3, goodput over that of fifo;
+worst_goodput_vs_fifo: the worst of all orders and routings; worst_goodput_errors: that of the policy
+whose goodput is furthest
 below fifo's, counted in standard errors of the paired difference; slo of predicted_latency less that of
 round_robin in the worst cell; slo_noise_round_robin: how far round_robin's own slo moves over the runs,
 the most of all cells."""
@@ -89,9 +90,10 @@ def measure(size: int, loads: Sequence[float] = LOADS) -> dict[str, Metric]:
             apart.append([ours.slo - theirs.slo for ours, theirs in pairs])
             plain.append([run.slo for run in runs["round_robin"]])
             if load > 1.0:
-                ratios, errors = _against_fifo(runs)
-                goodputs += ratios
-                below += errors
+                for name, (ratios, errors) in _against_fifo(runs).items():
+                    found[f"{scene.name}/{load:g}/{name}/vs_fifo"] = _mean(ratios, "ratio")
+                    goodputs.append(ratios)
+                    below.append(errors)
     if goodputs:
         found["worst_goodput_vs_fifo"] = _mean(min(goodputs, key=fmean), "ratio")
         found["worst_goodput_errors"] = Metric.of([min(below)], "standard errors")
@@ -107,17 +109,17 @@ def _starts(scene: Scene, rate: float, name: str) -> list[Result]:
     return [one(shorter, rate, name) for shorter in alike]
 
 
-def _against_fifo(runs: Mapping[str, list[Result]]) -> tuple[list[list[float]], list[float]]:
+def _against_fifo(runs: Mapping[str, list[Result]]) -> dict[str, tuple[list[float], float]]:
     """Each policy's goodput over fifo's mean, and its difference in standard errors."""
     fifo = [run.goodput for run in runs["fifo"]]
-    ratios, errors = [], []
-    for results in runs.values():
+    found = {}
+    for name, results in runs.items():
         goodput = [run.goodput for run in results]
-        ratios.append([value / fmean(fifo) for value in goodput])
         apart = [ours - theirs for ours, theirs in zip(goodput, fifo, strict=True)]
         error = stdev(apart) / len(apart) ** 0.5
-        errors.append(fmean(apart) / error if error else 0.0)
-    return ratios, errors
+        ratios = [value / fmean(fifo) for value in goodput]
+        found[name] = (ratios, fmean(apart) / error if error else 0.0)
+    return found
 
 
 def _mean(runs: list[float], unit: str) -> Metric:

@@ -198,8 +198,8 @@ def _as_written(metadata: RequestMetadata, identity: RequestId) -> str | list[di
 
 def _ids(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId) -> bytes:
     """The prompt as one int32 buffer."""
-    given = metadata.prompt_token_ids
-    if isinstance(given, bytes | bytearray | memoryview):  # one byte a number, or four?
+    given: Any = metadata.prompt_token_ids
+    if isinstance(given, bytes | bytearray | memoryview) and not _is_its_own(given, tokenizer):
         raise InvalidRequest(
             "prompt_token_ids is a buffer of bytes: give a list or an array of numbers",
             request_id=identity,
@@ -218,6 +218,12 @@ def _ids(metadata: RequestMetadata, tokenizer: Tokenizer, identity: RequestId) -
     except InvalidRequest as error:
         what = "" if given is None else "prompt_token_ids: "
         raise InvalidRequest(f"{what}{error}", request_id=identity) from None
+
+
+def _is_its_own(given: Any, tokenizer: Tokenizer) -> bool:
+    """One byte a number, or four? It is clear only where the tokenizer itself answers in bytes."""
+    empty: Any = tokenizer.encode("")
+    return isinstance(given, bytes) and isinstance(empty, bytes)
 
 
 TRACEPARENT = re.compile(

@@ -181,7 +181,8 @@ class KvListener:
         finally:
             for one in self._followed.values():
                 one.close()
-            self._context.destroy(linger=0)
+            with self._lock:  # whoever ordered the end may still be about to wake this thread
+                self._context.destroy(linger=0)
 
     def _obey(self) -> bool:
         while not self._orders.empty():

@@ -108,7 +108,7 @@ def test_one_of_three_ways_to_say_the_prompt() -> None:
         [1, None],
         7,
         "abc",
-        b"\1\0\0\0",
+        bytearray(b"\1\0\0\0"),
     ],
     ids=repr,
 )

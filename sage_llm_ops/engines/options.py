@@ -15,6 +15,11 @@ def parse_options(kind: type[Options], engine: str, given: dict[str, Any]) -> Op
     """Raises `UnknownName` for an option nobody knows, `ConfigError` for one of a wrong type."""
     known = kind.__struct_fields__
     for name in given:
+        if name == "models" and name not in known:  # not a slip of the pen for `model`
+            raise ConfigError(
+                f"models={given[name]!r}: engine {engine!r} cannot share a worker between models, only "
+                "'sim' can; register an instance for each"
+            )
         if name not in known:
             raise UnknownName(f"option of engine {engine!r}", name, known)
     try:

@@ -14,6 +14,11 @@ def test_unknown_option() -> None:
         make_engine("vllm", {"model": "m", "blok_size": 1})
 
 
+def test_a_worker_of_several_models_is_refused_for_what_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"cannot share a worker between models, only 'sim' can"):
+        parse_options(VllmOptions, "vllm", {"model": "m", "models": ["a", "b"]})
+
+
 @pytest.mark.parametrize(
     "given", [{}, {"model": ""}, {"model": "m", "core": "rpc"}, {"model": "m", "seed": "x"}]
 )

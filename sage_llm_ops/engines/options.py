@@ -14,10 +14,10 @@ Options = TypeVar("Options", bound=msgspec.Struct)
 def parse_options(kind: type[Options], engine: str, given: dict[str, Any]) -> Options:
     """Raises `UnknownName` for an option nobody knows, `ConfigError` for one of a wrong type."""
     known = kind.__struct_fields__
-    for name in given:
+    for name, value in given.items():
         if name == "models" and name not in known:  # not a slip of the pen for `model`
             raise ConfigError(
-                f"models={given[name]!r}: engine {engine!r} cannot share a worker between models, only "
+                f"models={value!r}: engine {engine!r} cannot share a worker between models, only "
                 "'sim' can; register an instance for each"
             )
         if name not in known:

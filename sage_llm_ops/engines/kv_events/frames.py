@@ -107,7 +107,7 @@ def _stored(event: Any, tier: int) -> list[KvChange]:
     parent = None if event.parent_block_hash is None else _name(event.parent_block_hash)
     extra = ""
     for number, keys in enumerate(event.extra_keys or ()):
-        own = keys or []
+        own = list(keys or ())  # a tuple where vLLM made it, a list where it was sent
         if lora and own[:1] == [lora]:  # it comes first, and a salt may be called like it
             own = own[1:]
         if not own:

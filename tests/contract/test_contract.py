@@ -276,10 +276,12 @@ def _partial(handle: RequestHandle) -> tuple[int, ...] | None:
 
 
 def test_cancel_frees_the_place(subject: Subject) -> None:
-    """On a busy machine some may be done before they are told; the last in the queue is not."""
+    """On a busy machine some may be done before they are told; the last in the queue, told at once, is
+    not."""
     long = [submit(subject, f"{PROMPT} {number}", n=900) for number in range(48)]
+    last = subject.plane.cancel(long[-1].request_id)
     _first_token(long[0])
-    asked = [subject.plane.cancel(handle.request_id) for handle in long]
+    asked = [*(subject.plane.cancel(handle.request_id) for handle in long[:-1]), last]
     ends = [_partial(handle) for handle in long]
     assert asked[-1] and ends[-1] is not None
     for handle, running, partial in zip(long, asked, ends, strict=True):

@@ -118,7 +118,7 @@ async def test_rates_stay_where_they_were_when_it_stopped() -> None:
 async def test_the_cost_model_reports_its_error() -> None:
     """Regression: it knew how far off it was, and nobody could ask."""
     async with simulated() as manager:
-        await manager.start()
+        await manager.process_request("x", {"max_tokens": 1})  # after it the graph knows the worker
         (row,) = manager.get_metrics().costs or ()
         assert row["class"].endswith("|sim|1")
         assert (row["steps"], row["median_error"]) == (0, None)

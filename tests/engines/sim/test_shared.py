@@ -15,7 +15,7 @@ from sage_llm_ops.core.defaults import serving
 from sage_llm_ops.engines.registry import check_instance
 from sage_llm_ops.engines.sim import SimCore, SimOptions
 from sage_llm_ops.pipeline.simulate import SimReport, simulate
-from sage_llm_ops.types.errors import ConfigError, NoInstance, UnknownName
+from sage_llm_ops.types.errors import ConfigError, NoInstance
 from sage_llm_ops.types.events import Outcome
 from sage_llm_ops.types.ids import NodeId, RequestId
 from sage_llm_ops.types.instances import ExecutionInstance
@@ -223,5 +223,5 @@ async def test_live_and_an_engine_that_cannot_refuses() -> None:
         with pytest.raises(NoInstance, match=r"models here: \['a', 'b'\]"):
             await manager.submit_request(RequestMetadata(prompt="x", model_name="c"))
     plain = ExecutionInstance("w1", engine="vllm", options={"models": {"a": 1.0}})
-    with pytest.raises(UnknownName, match="'models'"):
+    with pytest.raises(ConfigError, match="cannot share a worker between models, only 'sim' can"):
         check_instance(plain, "vllm")

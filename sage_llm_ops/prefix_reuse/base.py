@@ -46,8 +46,11 @@ class Tree(Protocol):
     def root(self, digest: bytes, create: bool) -> int | None:
         """Where the prefixes of a salt begin (16 bytes of digest)."""
 
-    def insert(self, root: int, data: bytes, n: int, holder: int, plane: int) -> int:
-        """The holder has these blocks; they are the most recently used. The last slot."""
+    def insert(
+        self, digest: bytes, data: bytes, n: int, holder: int, plane: int
+    ) -> tuple[int, int, int]:
+        """The holder has these blocks below the root of a salt; they are the most recently used. Of the
+        last: its slot, when it was born and its key."""
 
     def find(
         self, digest: bytes, data: bytes, n: int, masks: tuple[int, ...], keyed: bool
@@ -114,20 +117,34 @@ class Tree(Protocol):
         """What does not fit together; empty where everything does."""
 
 
+FOLLOWED = 0x80000000
+KNOWN = FOLLOWED - 1
+
+
 class Found:
-    """What a lookup found."""
+    """What a lookup found. `told` is taken apart only where it is asked for: most want `reach`."""
 
-    __slots__ = ("followed", "known", "last", "reach")
+    __slots__ = ("reach", "told")
 
-    def __init__(self, known: int, last: int, reach: Reach, followed: bool = False) -> None:
-        self.known = known
-        """Leading blocks that are in the tree, whoever has them."""
-        self.last = last
-        """Slot of the last of them."""
-        self.followed = followed
-        """Whether somebody went on from there otherwise."""
+    def __init__(self, told: int, reach: Reach) -> None:
+        self.told = told
         self.reach = reach
         """Holders of the first mask, then those of the second, and so on."""
+
+    @property
+    def known(self) -> int:
+        """Leading blocks that are in the tree, whoever has them."""
+        return self.told & KNOWN
+
+    @property
+    def last(self) -> int:
+        """Slot of the last of them."""
+        return self.told >> 32
+
+    @property
+    def followed(self) -> bool:
+        """Whether somebody went on from there otherwise."""
+        return bool(self.told & FOLLOWED)
 
 
 class Stats:

@@ -38,11 +38,9 @@ class Believed:
         """It computed these n blocks, or touched them."""
         index, tree, width = self._index, self._model.tree, self._index.width
         digest = index.digest(salt)
-        root = tree.root(digest, True)
-        assert root is not None
         keyed, number = not index.block_size, index.add(self._worker)
         known = tree.find(digest, data, n, (REPORTED,), keyed).known
-        tree.insert(root, data, n, 0, 0)
+        tree.insert(digest, data, n, 0, 0)
         if known:  # the index may have evicted some since: then its ends, so no block twice
             shown = index.tree.find(digest, data, known, (REPORTED,), keyed).reach
             known = int(shown[number])

@@ -15,9 +15,6 @@ from sage_llm_ops.prefix_reuse.native import library
 
 FULL = 0xFFFFFFFE
 """What a change returns where there is no memory for it."""
-FOLLOWED = 0x80000000
-KNOWN = FOLLOWED - 1
-"""In the lower half of what a lookup returns."""
 FAULTS = (
     "",
     "no memory to check",
@@ -40,14 +37,11 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "px_clone": (c_void_p, (c_void_p,)),
     "px_holders": (c_int, (c_void_p, c_uint32)),
     "px_salt": (c_uint32, (c_void_p, c_uint32, c_char_p, c_int)),
-    "px_find": (
-        c_uint64,
-        (c_void_p, c_char_p, c_char_p, c_uint32, c_int, c_uint32, *[c_void_p] * 2, c_uint32),
-    ),
+    "px_find": (c_uint64, (c_void_p, c_void_p, c_char_p, c_char_p, c_uint32, c_int)),
     "px_verify": (c_uint32, (c_void_p, c_uint32, c_uint32, c_char_p, c_uint32)),
     "px_insert": (
         c_uint32,
-        (c_void_p, c_uint32, c_char_p, c_char_p, c_uint32, c_uint32, c_uint32),
+        (c_void_p, c_char_p, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
     ),
     "px_evict": (c_uint32, (c_void_p, c_uint32, c_void_p, c_uint32)),
     "px_withdraw": (
@@ -84,15 +78,23 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
-Room = tuple[int, npt.NDArray[np.uint32], int, int, Any]
-"""What one lookup writes into: holders, rows for them, their address, that of the masks, the masks."""
+class Ask(ctypes.Structure):
+    """As in `prefix.c`."""
+
+    _fields_ = [("mask", c_void_p), ("out", c_void_p), ("masks", c_uint32), ("rows", c_uint32)]
+
+
+Room = tuple[int, npt.NDArray[np.uint32], int, Any]
+"""What one lookup writes into: holders, rows for them, the address of what is asked, and what that
+points to."""
 
 
 def _room(masks: tuple[int, ...], holders: int) -> Room:
     size = len(masks) * holders
     rows = np.zeros(max(1, size), dtype=np.uint32)
     mask = (c_uint32 * len(masks))(*masks)
-    return holders, rows[:size], rows.ctypes.data, ctypes.addressof(mask), mask
+    ask = Ask(ctypes.addressof(mask), rows.ctypes.data, len(masks), holders)
+    return holders, rows[:size], ctypes.addressof(ask), (ask, mask)
 
 
 @functools.cache
@@ -124,6 +126,9 @@ class CompiledTree:
         self._tree = made
         self._keyed = block_size == 0
         self._find = self._c.px_find
+        self._told = (c_uint64 * 2)()
+        self._told_at = ctypes.addressof(self._told)
+        """What an insert says of the last block; one thread writes."""
         self._rooms: dict[tuple[int, ...], Room] = {}
         """By masks. Whoever looks something up takes it out for as long as that takes: another thread that
         does the same meanwhile makes one for itself."""
@@ -151,9 +156,11 @@ class CompiledTree:
             raise MemoryError(f"no memory for more than {self.stats().blocks} blocks of prefixes")
         return told
 
-    def insert(self, root: int, data: bytes, n: int, holder: int, plane: int) -> int:
-        tokens, keys = (None, data) if self._keyed else (data, None)
-        return self._changed(self._c.px_insert(self._tree, root, tokens, keys, n, holder, plane))
+    def insert(
+        self, digest: bytes, data: bytes, n: int, holder: int, plane: int
+    ) -> tuple[int, int, int]:
+        slot = self._c.px_insert(self._tree, digest, data, n, holder, plane, self._told_at)
+        return self._changed(slot), self._told[0], self._told[1]
 
     def find(
         self, digest: bytes, data: bytes, n: int, masks: tuple[int, ...], keyed: bool
@@ -161,11 +168,10 @@ class CompiledTree:
         room = self._rooms.pop(masks, None)
         if room is None or room[0] != self.holders:
             room = _room(masks, self.holders)
-        holders, rows, out, mask, _ = room
-        told = self._find(self._tree, digest, data, n, keyed, len(masks), mask, out, holders)
-        reach = rows.copy()
+        told = self._find(self._tree, room[2], digest, data, n, keyed)
+        reach = room[1].copy()
         self._rooms[masks] = room
-        return Found(told & KNOWN, told >> 32, reach, bool(told & FOLLOWED))
+        return Found(told, reach)
 
     def verify(self, slot: int, born: int, data: bytes, n: int) -> int:
         good: int = self._c.px_verify(self._tree, slot, born, data, n)

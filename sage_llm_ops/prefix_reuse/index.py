@@ -165,17 +165,12 @@ class PrefixReuseIndex:
         number = self.add(holder)
         if not n:
             return PrefixEntry(0, root_key(salt), 0)
-        slot = self.tree.insert(self._root(salt), data, n, number, plane)
-        identity = (slot, self.tree.born(slot))
+        slot, born, key = self.tree.insert(self.digest(salt), data, n, number, plane)
         made = PrefixEntry(
-            identity[0] << 32 | identity[1],
-            self.tree.key(slot),
-            n * self.unit,
-            tuple(kv_block_ids),
-            dict(metadata or {}),
+            slot << 32 | born, key, n * self.unit, tuple(kv_block_ids), dict(metadata or {})
         )
         if made.kv_block_ids or made.metadata:
-            self._remember(identity, made)
+            self._remember((slot, born), made)
         self._most += n
         if self._most > self.max_blocks:
             self.shrink()
@@ -301,11 +296,6 @@ class PrefixReuseIndex:
                 self._digests.clear()
             found = self._digests[salt] = digest(salt)
         return found
-
-    def _root(self, salt: Salt) -> int:
-        root = self.tree.root(self.digest(salt), True)
-        assert root is not None
-        return root
 
     def find(
         self, data: bytes, salt: Salt, masks: tuple[int, ...], keyed: bool, n: int | None = None

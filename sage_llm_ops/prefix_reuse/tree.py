@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from sage_llm_ops.prefix_reuse.base import EXPECTED, NIL, PLANES, Found, Stats
+from sage_llm_ops.prefix_reuse.base import EXPECTED, FOLLOWED, NIL, PLANES, Found, Stats
 from sage_llm_ops.prefix_reuse.keys import ROOT, chain
 from sage_llm_ops.prefix_reuse.node import Node
 
@@ -143,7 +143,7 @@ class PythonTree:
     ) -> Found:
         root = self._roots.get(digest)
         if root is None:
-            return Found(0, 0, np.zeros(len(masks) * self.holders, dtype=np.uint32))
+            return Found(0, np.zeros(len(masks) * self.holders, dtype=np.uint32))
         if not keyed:
             return self._reach(root.slot, list(self._walk(root.slot, data, n)), masks)
         node, path = root, []
@@ -165,8 +165,8 @@ class PythonTree:
                     break
                 row[list(live)] = depth
         last = path[-1].slot if path else root
-        followed = bool(path and path[-1].children)
-        return Found(len(path), last, reach.reshape(-1), followed)
+        followed = FOLLOWED if path and path[-1].children else 0
+        return Found(last << 32 | followed | len(path), reach.reshape(-1))
 
     def verify(self, slot: int, born: int, data: bytes, n: int) -> int:
         node = self._nodes.get(slot)
@@ -193,13 +193,17 @@ class PythonTree:
 
     # -- changes ------------------------------------------------------------------------------
 
-    def insert(self, root: int, data: bytes, n: int, holder: int, plane: int) -> int:
+    def insert(
+        self, digest: bytes, data: bytes, n: int, holder: int, plane: int
+    ) -> tuple[int, int, int]:
+        root = self.root(digest, True)
+        assert root is not None
         node = self._nodes[root]
         for part in self._parts(data, n):
             node = self._descend(node, part)
             self._gain(node, holder, plane)
         self._touch(node)
-        return node.slot
+        return node.slot, node.born, node.key
 
     def evict(self, most: int) -> list[int]:
         gone: list[int] = []

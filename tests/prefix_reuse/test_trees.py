@@ -66,7 +66,8 @@ class Trees(RuleBasedStateMachine):
 
     @rule(salt=SALT, blocks=PROMPTS, holder=HOLDERS, plane=PLANES)
     def insert(self, salt: bytes, blocks: list[int], holder: int, plane: int) -> None:
-        self.both("insert", salt, self.data(blocks), len(blocks), holder, plane)
+        fast, slow = self.both("insert", None, salt, self.data(blocks), len(blocks), holder, plane)
+        assert fast[2] == slow[2], "the same key"
 
     @rule(salt=SALT, blocks=PROMPTS, skip=st.integers(0, 6), holder=HOLDERS, plane=PLANES)
     def withdraw(self, salt: bytes, blocks: list[int], skip: int, holder: int, plane: int) -> None:
@@ -236,7 +237,7 @@ def test_salts_whose_keys_collide_are_kept_apart(
     data = words([1, 2])[: 4 * size or 8]
     salts = [bytes(15) + bytes([number]) for number in range(8)]
     for holder, salt in enumerate(salts):
-        tree.insert(tree.root(salt, True) or 0, data, 1, holder, 0)
+        tree.insert(salt, data, 1, holder, 0)
     assert tree.stats().roots == 8
     for holder, salt in enumerate(salts):
         found = tree.find(salt, data, 1, (ANY,), not size)
@@ -256,8 +257,7 @@ def test_many_holders_and_growth() -> None:
         holder, n = int(rng.integers(holders)), len(blocks)
         for tree in (fast, slow):
             tree.ensure_holders(holders)
-            root = tree.root(SALTS[0], True)
-            tree.insert(root, data, n, holder, step % 3)
+            tree.insert(SALTS[0], data, n, holder, step % 3)
             if step % 7 == 0:
                 tree.clear(int(holder), step % 3)
             if step % 50 == 49:

@@ -147,13 +147,14 @@ static void table_drop(Tree *t, u32 slot) {
     }
 }
 
-/* The child of `parent` with this key and, where tok is given, these tokens; 0: there is none. */
-static u32 find(Tree *t, u32 parent, u64 key, const char *tok, int is_virtual) {
+/* The child of `parent` with this key and, where tok is given, these tokens; 0: there is none. Blocks are
+ * below salts and below blocks, and salts below slot 0 alone: what has such a parent is a block. */
+static u32 find(Tree *t, u32 parent, u64 key, const char *tok) {
     u64 i = spread(key) & t->tmask;
     int foreign = 0;
     for (u32 s; (s = t->table[i]); i = (i + 1) & t->tmask) {
         if (t->key[s] != key) continue;
-        if (t->parent[s] == parent && !!(t->kids[s] & VIRTUAL) == is_virtual &&
+        if (t->parent[s] == parent &&
             (!tok || same(t->tok + (size_t)s * t->width, tok, t->width)))
             return s;
         foreign = 1;
@@ -164,18 +165,18 @@ static u32 find(Tree *t, u32 parent, u64 key, const char *tok, int is_virtual) {
 
 static inline u32 child(Tree *t, u32 s, const char *tok) {
     u32 c = s + 1;
-    if (c < t->top && t->parent[c] == s && !(t->kids[c] & VIRTUAL) &&
+    if (c < t->top && t->parent[c] == s &&
         same(t->tok + (size_t)c * t->width, tok, t->width))
         return c;
     if (!(t->kids[s] & KIDS)) return 0; /* the table is seldom in the cache */
-    return find(t, s, key_of(t, t->key[s], tok, t->width), tok, 0);
+    return find(t, s, key_of(t, t->key[s], tok, t->width), tok);
 }
 
 static inline u32 child_by_key(Tree *t, u32 s, u64 key) {
     u32 c = s + 1;
-    if (c < t->top && t->parent[c] == s && t->key[c] == key && !(t->kids[c] & VIRTUAL)) return c;
+    if (c < t->top && t->parent[c] == s && t->key[c] == key) return c;
     if (!(t->kids[s] & KIDS)) return 0;
-    return find(t, s, key, NULL, 0);
+    return find(t, s, key, NULL);
 }
 
 /* -- sets of holders -------------------------------------------------------------------------- */
@@ -808,14 +809,17 @@ static u64 px_lookup_keys(Tree *t, u32 root, const u64 *keys, u32 n, u32 masks, 
     LOOKUP(child_by_key(t, s, keys[d]))
 }
 
-/* Either of them below the root of a salt, in one call: two cost more than the walk. */
-u64 px_find(Tree *t, const char *digest, const char *data, u32 n, int keyed, u32 masks, const u32 *mask, u32 *out,
-            u32 rows) {
+/* Which planes are asked for, and where the answer goes. */
+typedef struct { const u32 *mask; u32 *out; u32 masks, rows; } Ask;
+
+/* Either of them below the root of a salt, in one call: two cost more than the walk, and so do many
+ * arguments. */
+u64 px_find(Tree *t, const Ask *ask, const char *digest, const char *data, u32 n, int keyed) {
     u32 root = px_salt(t, 0, digest, 0);
-    memset(out, 0, (size_t)masks * rows * sizeof(u32));
+    memset(ask->out, 0, (size_t)ask->masks * ask->rows * sizeof(u32));
     if (!root) return 0;
-    if (keyed) return px_lookup_keys(t, root, (const u64 *)data, n, masks, mask, out, rows);
-    return px_lookup(t, root, data, n, masks, mask, out, rows);
+    if (keyed) return px_lookup_keys(t, root, (const u64 *)data, n, ask->masks, ask->mask, ask->out, ask->rows);
+    return px_lookup(t, root, data, n, ask->masks, ask->mask, ask->out, ask->rows);
 }
 
 /* Of a path that ends at `slot`: how many of its leading n blocks have these tokens. */
@@ -847,9 +851,14 @@ static u32 look_ahead(const Tree *t, u32 s, const char *tok, const u64 *keys, u3
     return n;
 }
 
-/* `holder` has these blocks, given by tokens or, where tok is NULL, by keys. Returns the last slot. */
-u32 px_insert(Tree *t, u32 root, const char *tok, const u64 *keys, u32 n, u32 holder, u32 plane) {
+/* `holder` has these blocks below a salt, given by tokens or, in a tree of keys, by those. Returns the last
+ * slot; told: its birth and its key. */
+u32 px_insert(Tree *t, const char *digest, const char *data, u32 n, u32 holder, u32 plane, u64 *told) {
     Memo memo = {0, NIL};
+    const char *tok = t->width ? data : NULL;
+    const u64 *keys = (const u64 *)data;
+    u32 root = px_salt(t, 0, digest, 1);
+    if (!root) return FULL;
     Holder *h = held_by(t, holder, plane);
     u64 ahead[AHEAD];
     u32 s = root, from = 0, until = 0;
@@ -870,6 +879,8 @@ u32 px_insert(Tree *t, u32 root, const char *tok, const u64 *keys, u32 n, u32 ho
     }
     memo_end(t, &memo);
     touch_path(t, s);
+    told[0] = t->born[s];
+    told[1] = t->key[s];
     return s;
 }
 

@@ -288,8 +288,6 @@ class Offer(Inner):
 
     hits: dict[WorkerId, int] | None = None
     """Reusable prompt tokens per worker; None where nobody knows."""
-    shared: int = 0
-    """Leading prompt tokens after which others went on in another way: a copy of them serves many."""
     kinds: tuple[str, ...] = ()
     """The plan's node kinds, in order."""
     split_reason: str = ""
@@ -299,6 +297,8 @@ class Offer(Inner):
     """Whether the workers' roles count."""
     thrifty: bool = False
     """The order asks for the cheapest place that is in time."""
+    shared: int = 0
+    """Leading prompt tokens after which others went on in another way: a copy of them serves many."""
 
 
 class Placed(Inner):

@@ -25,7 +25,7 @@ def offer_of(number: int, **fields: Any) -> Offer:
     hits = fields.pop("hits", None)
     length, shared = fields.pop("n_prompt", 100), fields.pop("shared", 0)
     request = Request(RequestId(f"r{number}"), "m", b"", length, SamplingParams(), **fields)
-    return Offer(number, 0.0, Job(request, number), hits, shared)
+    return Offer(number, 0.0, Job(request, number), hits, shared=shared)
 
 
 def fleet_of(*slots: int) -> Fleet:

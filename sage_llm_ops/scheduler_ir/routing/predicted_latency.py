@@ -75,16 +75,16 @@ class PredictedLatency(Routing):
         out = request.max_tokens - job.delivered if request.task == "generate" else 0
         ms = fleet.traits.ms[:, rows]
         running = fleet.running[rows]
-        there: Any = 0
         fetch: Any = 0.0
+        again: Any = 0.0
         if offer.hits:
             there = np.minimum(held(offer, fleet, rows), length - 1)
             if fleet.traits.fetches[rows].any():
                 there, fetch = self._fetched(fleet, rows, ms, there, length)
-        prefill = prefill_of(ms, length - there, there)
-        again: Any = 0.0
-        if offer.hits:
-            again = self.options.again * _copied(ms, length, there, offer.shared)
+            prefill, own, spared = prefills(ms, length, there, offer.shared)
+            again = self.options.again * (own - spared)
+        else:
+            prefill = prefill_of(ms, length, 0)
         stalled = running / fleet.slots[rows]
         slower = ms[5] + ms[6] * (length + 0.5 * out)
         pace = ms[4] + ms[5] * running + ms[6] * fleet.tokens[rows] + slower
@@ -111,11 +111,14 @@ class PredictedLatency(Routing):
         return np.where(better, most, there), np.where(better, time, 0.0)
 
 
-def _copied(ms: Costs, length: int, there: Costs, shared: int) -> Costs:
-    """Prefill time that the best holder would spare, of what nobody else shares."""
-    most = there.max()
-    own = np.minimum(np.maximum(there, shared), most)
-    return prefill_of(ms, length - own, own) - prefill_of(ms, length - most, most)
+def prefills(ms: Costs, length: int, there: Costs, shared: int) -> Costs:
+    """Prefill time behind what each row has; behind what it has or many share; and behind what the best
+    of them has. All in one: three calls would cost a decision ten microseconds more."""
+    cached = np.empty((3, there.size))
+    cached[0] = there
+    cached[2] = most = there.max()
+    np.minimum(np.maximum(there, shared), most, out=cached[1])
+    return prefill_of(ms, length - cached, cached)
 
 
 def prefill_of(ms: Costs, new: Any, cached: Any) -> Costs:

@@ -142,7 +142,8 @@ class ControlPlaneManager:
         table names no routing, it is the one that reuses prefixes, not a bare manager's."""
         said = {name: getattr(found, name) for name in SETTINGS}
         given = {name: value for name, value in said.items() if value is not None}
-        given.setdefault("routing_strategy", SERVICE_ROUTING)
+        if options.get("pipeline") is None:  # which says its own routing
+            given.setdefault("routing_strategy", SERVICE_ROUTING)
         try:
             manager = cls(**{**given, **options})
         except ConfigError as error:

@@ -110,3 +110,14 @@ def test_a_managers_router_has_its_options() -> None:
     assert manager.router._routing.options.factor == 3.0
     with pytest.raises(UnknownName, match="did you mean 'factor'"):
         RequestRouter("affinity", options={"factr": 3.0})
+
+
+def test_a_service_routes_by_prefixes_where_nobody_says(tmp_path: Path) -> None:
+    """Neither its table, nor who makes the manager, nor a pipeline that says its own."""
+    file = tmp_path / "s.toml"
+    file.write_text(HEAD)
+    of = ControlPlaneManager.from_config
+    assert of(file).routing_strategy == "predicted_latency"
+    assert of(file, routing_strategy="locality").routing_strategy == "locality"
+    assert of(file, pipeline=serving()).routing_strategy == "load_balanced"
+    assert ControlPlaneManager().routing_strategy == "load_balanced"

@@ -83,10 +83,7 @@ def _directory() -> Path:
         directory = base / "sage-llm-ops" / "native"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         writable = os.access(directory, os.W_OK)
-    except (
-        OSError,
-        RuntimeError,
-    ):  # RuntimeError: no home at all, as of a container's made-up user
+    except (OSError, RuntimeError):  # RuntimeError: a container's made-up user has no home at all
         writable = False
     if not writable:
         directory = Path(tempfile.gettempdir()) / f"sage-llm-ops-{os.getuid()}"

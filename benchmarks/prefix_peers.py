@@ -34,6 +34,7 @@ from typing import IO, Any
 import numpy as np
 
 from benchmarks import prefix_peer
+from benchmarks.answers import answer, ask
 from benchmarks.prefix_peer import Prompts, Rates
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,31 +67,20 @@ class Process:
 
     def __init__(self, process: subprocess.Popen[str], names: Sequence[str], log: IO[str]) -> None:
         self._process, self._names, self._log = process, list(names), log
-        self._ask()
+        self._who = f"the process of {', '.join(names)}"
+        answer(process, log, self._who)
 
     def rates(self) -> dict[str, Rates]:
         """Of every peer that runs there; who does not is named on stderr, once."""
-        assert self._process.stdin is not None
         found = {}
         for name in list(self._names):
-            print(name, file=self._process.stdin, flush=True)
-            answer = self._ask()
-            if isinstance(answer, str):
-                print(f"peer {name}: absent: {answer}", file=sys.stderr)
+            said = ask(self._process, self._log, self._who, name)
+            if isinstance(said, str):
+                print(f"peer {name}: absent: {said}", file=sys.stderr)
                 self._names.remove(name)
             else:
-                found[name] = Rates(*answer)
+                found[name] = Rates(*said)
         return found
-
-    def _ask(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            self._log.seek(0)
-            tail = "".join(self._log.readlines()[-15:])
-            raise RuntimeError(f"peers {self._names} ended with code {code}:\n{tail}")
-        return json.loads(line)
 
 
 @contextmanager

@@ -20,9 +20,11 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.answers import answer, ask
 from benchmarks.batches import Shape, sampling
 from sage_llm_ops.engines.child import child_environment
 
+WHO = "the straight engine"
 ROOT = Path(__file__).resolve().parent.parent
 Batch = list[tuple[list[int], int]]
 """Prompts, and how many tokens each shall get."""
@@ -36,24 +38,12 @@ class Straight:
     def __init__(self, process: subprocess.Popen[str], log: IO[str]) -> None:
         self._process = process
         self._log = log
-        self._ask()
+        answer(process, log, WHO)
 
     def run(self, seed: int) -> tuple[float, list[list[int]]]:
         """Seconds and outputs of one batch."""
-        assert self._process.stdin is not None
-        print(seed, file=self._process.stdin, flush=True)
-        found = self._ask()
+        found = ask(self._process, self._log, WHO, seed)
         return found["seconds"], found["outputs"]
-
-    def _ask(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            self._log.seek(0)
-            tail = "".join(self._log.readlines()[-15:])
-            raise RuntimeError(f"the straight engine ended with code {code}:\n{tail}")
-        return json.loads(line)
 
 
 @contextmanager
